@@ -1,0 +1,50 @@
+# Everything runs in .venv, which the first target that needs it makes. Only python3 (3.11 or
+# newer) must be there; choose another with `make PYTHON=python3.12 test`.
+
+PYTHON ?= python3
+JOBS ?= 2
+PYTEST_ARGS ?=
+export PYTHON
+
+VENV := .venv/bin
+# One thread a worker: the test workers share the cores.
+THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.PHONY: help demo test lint docs pytest format clean install install-dev
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+install: ## make .venv with the package alone
+	@sh .ci/venv.sh
+
+install-dev: ## make .venv with the package and all that the checks need
+	@sh .ci/venv.sh test,docs,dev
+
+demo: install ## identify the bundled river record; model, metrics and report go to demo-out
+	$(VENV)/statewise demo --out demo-out
+
+test: ## lint, build the documentation, then run the whole test suite
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory docs
+	@$(MAKE) --no-print-directory pytest
+
+lint: install-dev ## check format, style and types
+	$(VENV)/python -m ruff format --check .
+	$(VENV)/python -m ruff check .
+	$(VENV)/python -m pyright --pythonpath .venv/bin/python
+
+docs: install-dev ## build the documentation into docs/_build/html, warnings are errors
+	$(VENV)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+pytest: install-dev ## run the test suite
+	$(THREADS) $(VENV)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+format: install-dev ## rewrite the code in the project's format
+	$(VENV)/python -m ruff format .
+	$(VENV)/python -m ruff check --fix .
+
+clean: ## remove the virtual environment and everything that was built
+	rm -rf .venv build dist demo-out docs/_build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

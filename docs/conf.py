@@ -1,0 +1,66 @@
+"""How the documentation is built: Sphinx with MyST pages, API pages from the docstrings."""
+
+from __future__ import annotations
+
+import re
+
+from sphinx.application import Sphinx
+
+from statewise import __version__
+
+project = "Statewise"
+author = "The Statewise authors"
+copyright = author
+version = release = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["dollarmath", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+html_theme = "furo"
+html_title = f"Statewise {release}"
+html_show_sphinx = False
+
+# Docstrings are written to be read in a terminal. A bar, a star or a trailing underscore in their
+# sentences is mathematics or a name, not markup, unless it stands between backquotes.
+_QUOTED = re.compile(r"(``.+?``|`[^`]+`_{0,2})", flags=re.DOTALL)
+_FIELD = re.compile(r"^\s*\w+_(?=:| \()")
+
+
+def _escape(text: str) -> str:
+    pieces = _QUOTED.split(text)
+    for index in range(0, len(pieces), 2):
+        piece = re.sub(r"(?<!\\)\|", r"\|", pieces[index])
+        piece = re.sub(r"(?<!\\)\*(?=\S)", r"\*", piece)
+        pieces[index] = re.sub(r"(?<=\w)_(?![\w`])", r"\_", piece)
+    return "".join(pieces)
+
+
+def _escape_docstring(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    if any(line.rstrip().endswith("::") or ">>>" in line for line in lines):
+        return
+    escaped = _escape("\n".join(lines)).split("\n")
+    for index, (old, new) in enumerate(zip(lines, escaped, strict=True)):
+        field = _FIELD.match(old)
+        # Napoleon reads the name of a field as it stands and escapes it itself.
+        lines[index] = new if field is None else old[: field.end()] + new[field.end() + 1 :]
+
+
+def setup(app: Sphinx) -> None:
+    # Before napoleon (500), which adds markup of its own.
+    app.connect("autodoc-process-docstring", _escape_docstring, priority=400)

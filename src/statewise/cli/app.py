@@ -1,0 +1,145 @@
+"""The entry point: which command was asked for, and what happens when it fails."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Sequence
+
+from statewise._errors import StatewiseError
+from statewise._version import __version__
+from statewise.cli.console import Stopped, UsageError, complain, print_json, sentence
+
+DEBUG = "STATEWISE_DEBUG"
+
+#: Command → module of :mod:`statewise.cli.commands`, and what it does.
+COMMANDS = {
+    "fit": ("fit", "identify a model from measured inputs and outputs"),
+    "simulate": ("simulate", "run a model on inputs alone"),
+    "predict": ("predict", "look k steps ahead along a measured record"),
+    "evaluate": ("evaluate", "score a model on measured records"),
+    "report": ("report", "write the report of a model again"),
+    "demo": ("demo", "identify the bundled river record, in minutes"),
+    "data describe": ("describe", "say what a data file holds"),
+    "doctor": ("doctor", "say what works on this machine, and why not"),
+}
+
+_EXAMPLES = """\
+statewise demo
+statewise fit motor.csv --inputs volt --outputs speed --out motor
+statewise simulate motor new.csv --out simulated.csv
+statewise evaluate motor new.csv --mode 3"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the name of the program; None takes those of the process.
+
+    Returns:
+        The exit status: 0 for success, 2 for a wrong command line or data that cannot be used,
+        1 for a failure of the program itself, 130 when the user stopped it.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _closed_pipe()
+    except KeyboardInterrupt as stop:
+        said = sentence(stop) if isinstance(stop, Stopped) else "stopped"
+        return _fail(said, 130, arguments)
+    except (StatewiseError, ValueError, TypeError, OSError, ImportError) as error:
+        _reraise_for_debugging()
+        return _fail(sentence(error), 2, arguments)
+    except Exception as error:
+        _reraise_for_debugging()
+        where = f"set {DEBUG}=1 to see where it happened"
+        text = f"{type(error).__name__}: {sentence(error)} (a fault of statewise; {where})"
+        return _fail(text, 1, arguments)
+    return 0
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return
+    if arguments[0] in ("-V", "--version"):
+        print(f"statewise {__version__}")
+        return
+    command, rest = _command(arguments)
+    module = importlib.import_module(f"statewise.cli.commands.{COMMANDS[command][0]}")
+    module.run(rest)
+
+
+def _command(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The command and the arguments behind it."""
+    for count in (2, 1):
+        name = " ".join(arguments[:count])
+        if name in COMMANDS:
+            return name, list(arguments[count:])
+    first = arguments[0]
+    if first.startswith("-"):
+        raise UsageError(
+            f"the command comes first, then its options; given {first!r} "
+            f"(commands: {', '.join(COMMANDS)})"
+        )
+    group = [name for name in COMMANDS if name.startswith(f"{first} ")]
+    if group:
+        if any(one in ("-h", "--help") for one in arguments[1:]):
+            return group[0], ["--help"]
+        raise UsageError(f"{first!r} needs a second word: statewise {group[0]}")
+    near = difflib.get_close_matches(first, COMMANDS, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else f" (commands: {', '.join(COMMANDS)})"
+    raise UsageError(f"there is no command {first!r}{hint}")
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}} {summary}" for name, (_, summary) in COMMANDS.items()]
+    commands, examples = "\n".join(lines), textwrap.indent(_EXAMPLES, "  ")
+    return (
+        "usage: statewise COMMAND ...\n\n"
+        "State-space models, linear and deep: identify, simulate, predict, judge.\n\n"
+        f"commands:\n{commands}\n\n"
+        "options:\n"
+        f"  {'-h, --help':<{width}} show this help; after a command, the help of the command\n"
+        f"  {'--version':<{width}} show the version\n\n"
+        f"examples:\n{examples}"
+    )
+
+
+def _fail(text: str, status: int, arguments: Sequence[str]) -> int:
+    try:
+        complain(text) if status != 130 else complain_stopped(text)
+        if "--json" in arguments:
+            print_json({"error": text, "status": status})
+    except BrokenPipeError:
+        _closed_pipe()
+    return status
+
+
+def complain_stopped(text: str) -> None:
+    """Say that the user stopped the command; no error."""
+    sys.stderr.write(f"{text}\n")
+
+
+def _reraise_for_debugging() -> None:
+    if os.environ.get(DEBUG, "") not in ("", "0"):
+        traceback.print_exc()
+
+
+def _closed_pipe() -> int:
+    """Whoever read standard output has gone, as ``head`` does: end quietly."""
+    # Python flushes standard output again at exit, which would complain.
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass
+    return 141

@@ -1,0 +1,35 @@
+"""Exponential functions of tensors that keep their digits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def complex_exp(z: Tensor) -> Tensor:
+    """e^z for real or complex ``z``, through real functions (torch's complex exp is scalar)."""
+    if z.is_complex():
+        return torch.polar(torch.exp(z.real), z.imag)
+    return torch.exp(z)
+
+
+def phi1(z: Tensor) -> Tensor:
+    """φ₁(z) = (e^z − 1) / z, exact to rounding also where z is near 0.
+
+    Args:
+        z: real or complex tensor of any shape.
+
+    Returns:
+        φ₁(z) with the shape and dtype of ``z``; φ₁(0) = 1.
+    """
+    small = z.abs() < 1e-3
+    safe = torch.where(small, torch.ones_like(z), z)
+    if z.is_complex():
+        growth = torch.exp(safe.real)
+        # e^{x+iy} − 1 = expm1(x) cos y − 2 sin²(y/2) + i eˣ sin y
+        real = torch.expm1(safe.real) * torch.cos(safe.imag) - 2 * torch.sin(safe.imag / 2) ** 2
+        numerator = torch.complex(real, growth * torch.sin(safe.imag))
+    else:
+        numerator = torch.expm1(safe)
+    series = 1 + z / 2 * (1 + z / 3 * (1 + z / 4 * (1 + z / 5)))
+    return torch.where(small, series, numerator / safe)

@@ -1,0 +1,68 @@
+"""Training: from records to a model that simulates them in free run.
+
+The names below are imported on first use, so that the settings are at hand without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from statewise.train.config import FitConfig
+from statewise.train.initial import (
+    EncoderState,
+    InitialState,
+    LearnedState,
+    LeastSquaresState,
+    ZeroState,
+)
+from statewise.train.losses import MSE, Huber
+from statewise.train.methods import Carry, Windows
+
+if TYPE_CHECKING:
+    from statewise.train.estimate import estimate_state
+    from statewise.train.free_run_error import FreeRunError
+    from statewise.train.initialisers import Initialiser, build_initialiser
+    from statewise.train.loop import fit
+    from statewise.train.result import FitResult
+    from statewise.train.simulate import free_run
+
+_LAZY = {
+    "FitResult": "result",
+    "FreeRunError": "free_run_error",
+    "Initialiser": "initialisers",
+    "build_initialiser": "initialisers",
+    "estimate_state": "estimate",
+    "fit": "loop",
+    "free_run": "simulate",
+}
+
+__all__ = [
+    "MSE",
+    "Carry",
+    "EncoderState",
+    "FitConfig",
+    "FitResult",
+    "FreeRunError",
+    "Huber",
+    "InitialState",
+    "Initialiser",
+    "LearnedState",
+    "LeastSquaresState",
+    "Windows",
+    "ZeroState",
+    "build_initialiser",
+    "estimate_state",
+    "fit",
+    "free_run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"statewise.train.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'statewise.train' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,108 @@
+"""Every Python block of the README and of the documentation runs, page by page, top to bottom."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^(?P<indent> *)(?P<marks>`{3,}|~{3,})(?P<info>[^\n`]*)$")
+
+
+class Block(NamedTuple):
+    """A fenced block: its info string, its text and the line on which the text starts."""
+
+    info: str
+    text: str
+    line: int
+
+
+def _blocks(page: str) -> list[Block]:
+    """Fenced blocks of a Markdown page, in order."""
+    found: list[Block] = []
+    lines = page.split("\n")
+    index = 0
+    while index < len(lines):
+        opening = FENCE.match(lines[index])
+        index += 1
+        if opening is None:
+            continue
+        start = index
+        closing = re.compile(rf"^ *{re.escape(opening['marks'])}\s*$")
+        while index < len(lines) and not closing.match(lines[index]):
+            index += 1
+        assert index < len(lines), f"the fence before line {start + 1} never closes"
+        inside = [line.removeprefix(opening["indent"]) for line in lines[start:index]]
+        found.append(Block(opening["info"].strip(), "\n".join(inside), start + 1))
+        index += 1
+    return found
+
+
+def _runnable(block: Block) -> bool:
+    words = block.info.split()
+    return bool(words) and (words == ["python"] or words == ["console", "run"])
+
+
+def _run_commands(block: Block, where: str) -> None:
+    """Run the ``$ statewise ...`` lines of a console block through the command line."""
+    from statewise.cli import main
+
+    commands = re.findall(r"^\$ (.+(?:\\\n.+)*)", block.text, flags=re.MULTILINE)
+    assert commands, f"{where}, line {block.line}: no command in the block"
+    for command in commands:
+        words = shlex.split(command.replace("\\\n", " "))
+        assert words[0] == "statewise", f"{where}, line {block.line}: {command}"
+        assert main(words[1:]) in (0, None), f"{where}, line {block.line}: {command} failed"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(map(_runnable, _blocks(page.read_text(encoding="utf-8"))))],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_blocks_of_page_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in filter(_runnable, _blocks(page.read_text(encoding="utf-8"))):
+        if block.info.startswith("console"):
+            _run_commands(block, page.name)
+        else:
+            # Leading newlines make a traceback name the line of the page.
+            code = "\n" * (block.line - 1) + block.text
+            exec(compile(code, str(page), "exec"), namespace)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_pages_use_known_blocks() -> None:
+    known = {"console", "text", "python no-run", "toml", "yaml", "json", "makefile"}
+    for page in PAGES:
+        for block in _blocks(page.read_text(encoding="utf-8")):
+            directive = block.info.startswith("{") and block.info.split("}")[0][1:]
+            assert _runnable(block) or block.info in known or directive, (
+                f"{page.name}, line {block.line}: a block marked {block.info!r}, expected python, "
+                f"console run, or one of {', '.join(sorted(known))}"
+            )
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", text):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_fences_are_read() -> None:
+    page = "a\n```python\nx = 1\n\ny = 2\n```\n  ````console run\n  $ statewise\n  ````\n```\n```\n"
+    assert _blocks(page) == [
+        Block("python", "x = 1\n\ny = 2", 3),
+        Block("console run", "$ statewise", 8),
+        Block("", "", 11),
+    ]
+    assert [_runnable(block) for block in _blocks(page)] == [True, True, False]
