@@ -49,10 +49,10 @@ def complex_(x: Tensor) -> Tensor:
 
 def loop(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """One torch statement a step."""
-    a = a.expand(b.shape)
     h, out = torch.zeros_like(b[:, 0]), []
-    for t in range(b.shape[1]):
-        h = multiply(a[:, t], h) + b[:, t]
+    # Indexing b[:, t] instead would make the backward pass quadratic in the length.
+    for a_t, b_t in zip(a.expand(b.shape).unbind(1), b.unbind(1), strict=True):
+        h = multiply(a_t, h) + b_t
         out.append(h)
     return torch.stack(out, 1), h
 

@@ -11,6 +11,9 @@ from typing import Any
 from statewise._version import __version__
 
 _LAZY = {
+    "ConvergenceError": "statewise._errors",
+    "DataError": "statewise._errors",
+    "StatewiseError": "statewise._errors",
     "Experiments": "statewise.data",
     "Record": "statewise.data",
     "load_fulda": "statewise.data",
@@ -21,8 +24,7 @@ _LAZY = {
     "ARX": "statewise.estimators",
 }
 
-__all__ = ["ARX", "FIR", "DeepWiener", "DeepWienerConfig", "Experiments", "Record"]
-__all__ += ["SystemIdentifier", "__version__", "load_fulda"]
+__all__ = ["__version__", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:

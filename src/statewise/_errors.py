@@ -11,7 +11,7 @@ class StatewiseError(Exception):
 
 
 class DataError(StatewiseError, ValueError):
-    """A file, frame or array that cannot be understood; the message says where and what was expected."""
+    """Data that cannot be understood; the message says where and what was expected."""
 
 
 class ConvergenceError(StatewiseError, ArithmeticError):

@@ -49,8 +49,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder and put it in the place of ``path`` when the block succeeds.
 
-    A folder that already stands at ``path`` is moved aside first and removed after the rename, so
-    that a reader sees either the old folder or the new one.
+    A folder that already stands at ``path`` is moved aside first and removed after the rename; it
+    comes back when the rename fails. Between the two renames, and only there, a process that is
+    killed leaves the old folder under ``.NAME.old.*`` beside ``path``.
 
     Args:
         path: the folder to write.
@@ -69,8 +70,13 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         if target.exists():
             aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
             target.replace(aside / target.name)
-            temporary.replace(target)
-            shutil.rmtree(aside, ignore_errors=True)
+            try:
+                temporary.replace(target)
+            except BaseException:
+                (aside / target.name).replace(target)
+                raise
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
         else:
             temporary.replace(target)
     except BaseException:

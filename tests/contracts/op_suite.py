@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, ClassVar
 
 import pytest
@@ -35,13 +35,7 @@ from torch import Tensor
 from statewise import ops
 
 SHAPES = [(1, 1, 1), (2, 7, 3), (5, 12, 13), (2, 70, 33)]
-MODES = [
-    pytest.param(state, reset, reverse, id="-".join(filter(None, names)) or "plain")
-    for state in (False, True)
-    for reset in (False, True)
-    for reverse in (False, True)
-    for names in [("h0" * state, "reset" * reset, "reverse" * reverse)]
-]
+MODES = list(product((False, True), repeat=3))
 TOLERANCE = {
     torch.float64: 1e-12,
     torch.float32: 5e-6,
@@ -58,15 +52,16 @@ def widest(dtype: torch.dtype) -> torch.dtype:
 
 
 def error(given: Tensor, expected: Tensor) -> float:
-    """Largest deviation relative to the largest value expected; NaN counts as infinite."""
+    """Largest deviation relative to the largest value expected; NaN when there is one."""
     assert given.shape == expected.shape
-    if not expected.numel():
-        return 0.0
     wide = widest(expected.dtype)
     difference = (given.to(wide) - expected.to(wide)).abs().max().item()
-    if difference != difference:
-        return float("inf")
     return difference / max(expected.to(wide).abs().max().item(), 1e-30)
+
+
+def differentiable(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that gradients are taken with respect to."""
+    return {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
 
 
 class OpContract:
@@ -119,7 +114,7 @@ class OpContract:
         use: str = "both",
     ) -> dict[str, Tensor]:
         """Outputs, and gradients of a fixed random reading of the outputs that ``use`` names."""
-        leaves = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
+        leaves = differentiable(inputs)
         if h0 is not None:
             leaves["h0"] = h0.detach().clone().requires_grad_()
         arguments = {name: leaves[name] for name in inputs}
@@ -167,7 +162,6 @@ class OpContract:
             inputs, h0, options = self.case(
                 (3, 40, 11), state=True, reset=True, reverse=False, dtype=dtype
             )
-            assert h0 is not None
             wide = {name: x.to(widest(dtype)) for name, x in inputs.items()}
             h0 = h0.to(torch.promote_types(dtype, torch.float32))
             expected = self.run(wide, h0.to(widest(dtype)), options, "reference")
@@ -182,7 +176,6 @@ class OpContract:
     @pytest.mark.parametrize("reverse", [False, True])
     def test_gradient_against_finite_differences(self, fast, reverse):
         inputs, h0, options = self.case((2, 5, 3), state=True, reset=True, reverse=reverse)
-        assert h0 is not None
         leaves = [x.requires_grad_() for x in (*inputs.values(), h0)]
 
         def function(*tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,59 +207,47 @@ class OpContract:
 
     # -- states --------------------------------------------------------------------------------
 
-    def cut(self, inputs: dict[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:
-        return {name: x[:, start:stop] if name in self.timed else x for name, x in inputs.items()}
-
-    def whole_and_parts(self, backend, reverse, state, bounds, carry):
-        """Outputs and gradients of one long call, and of calls on its parts."""
-        inputs, h0, _ = self.case((3, bounds[-1], 5), state=state, reset=False, reverse=reverse)
-        results = []
-        for split in (False, True):
-            leaves = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
+    @pytest.mark.parametrize("carry", [True, False], ids=["split-and-carry", "reset"])
+    @pytest.mark.parametrize("state", [False, True])
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_parts_are_the_whole(self, fast, reverse, state, carry):
+        """A sequence cut in parts, the state carried over the cuts, or zeroed at them."""
+        for backend in ["reference", *fast]:
             with ops.use_backend(backend):
-                if split:
-                    pieces, current = [], h0
-                    ranges = list(pairwise(bounds))
-                    for start, stop in reversed(ranges) if reverse else ranges:
-                        part = self.cut(leaves, start, stop)
-                        h, last = self.apply(part, current, reverse=reverse)
-                        pieces.append(h)
-                        current = last if carry else None
-                    h = torch.cat(pieces[::-1] if reverse else pieces, dim=1)
-                else:
-                    reset = None
-                    if not carry:
-                        reset = torch.zeros(3, bounds[-1], dtype=torch.bool)
-                        firsts = [b - 1 for b in bounds[1:-1]] if reverse else bounds[1:-1]
-                        reset[:, firsts] = True
-                    h, last = self.apply(leaves, h0, reverse=reverse, reset=reset)
-            weight = torch.randn(h.shape, generator=torch.Generator().manual_seed(2))
-            reading = (h * weight).sum() + last.sum()
-            reading = reading.real + reading.imag if reading.is_complex() else reading
-            gradients = torch.autograd.grad(reading, list(leaves.values()))
-            results.append({"h": h.detach(), "last": last.detach()})
-            results[-1] |= {f"d{n}": g for n, g in zip(leaves, gradients, strict=True)}
-        return results
-
-    @pytest.mark.parametrize("state", [False, True])
-    @pytest.mark.parametrize("reverse", [False, True])
-    def test_split_and_carry_is_the_whole(self, fast, reverse, state):
-        for backend in ["reference", *fast]:
-            whole, parts = self.whole_and_parts(backend, reverse, state, [0, 4, 5, 17, 30], True)
+                whole, parts = (
+                    self.in_parts([0, 4, 5, 17, 30], reverse, state, carry, split)
+                    for split in (False, True)
+                )
             self.agree(parts, whole, TOLERANCE[torch.float64])
 
-    @pytest.mark.parametrize("state", [False, True])
-    @pytest.mark.parametrize("reverse", [False, True])
-    def test_reset_is_separate_sequences(self, fast, reverse, state):
-        for backend in ["reference", *fast]:
-            whole, parts = self.whole_and_parts(backend, reverse, state, [0, 3, 4, 11, 20], False)
-            self.agree(parts, whole, TOLERANCE[torch.float64])
+    def in_parts(self, bounds, reverse, state, carry, split):
+        """Outputs and gradients of one call on all, or of one call on each part."""
+        inputs, h0, _ = self.case((3, bounds[-1], 5), state=state, reset=False, reverse=reverse)
+        leaves = differentiable(inputs)
+        if split:
+            pieces: list[Tensor] = []
+            ranges = list(pairwise(bounds))
+            for start, stop in reversed(ranges) if reverse else ranges:
+                part = {n: x[:, start:stop] if n in self.timed else x for n, x in leaves.items()}
+                h, last = self.apply(part, h0, reverse=reverse)
+                pieces.append(h)
+                h0 = last if carry else None
+            h = torch.cat(pieces[::-1] if reverse else pieces, dim=1)
+        else:
+            reset = torch.zeros(3, bounds[-1], dtype=torch.bool)
+            reset[:, [cut - reverse for cut in bounds[1:-1]]] = not carry
+            h, last = self.apply(leaves, h0, reverse=reverse, reset=reset)
+        weight = torch.randn(h.shape, generator=torch.Generator().manual_seed(2))
+        reading = (h * weight).sum() + last.sum()
+        reading = reading.real + reading.imag if reading.is_complex() else reading
+        gradients = torch.autograd.grad(reading, list(leaves.values()))
+        found = {"h": h.detach(), "last": last.detach()}
+        return found | {f"d{n}": g for n, g in zip(leaves, gradients, strict=True)}
 
     @pytest.mark.parametrize("reverse", [False, True])
     def test_reset_stops_nan_and_infinity(self, fast, reverse):
         L, cut = 12, 6
         inputs, h0, _ = self.case((2, L, 5), state=True, reset=False, reverse=reverse)
-        assert h0 is not None
         bad = slice(cut, L) if reverse else slice(0, cut)
         good = slice(0, cut) if reverse else slice(cut, L)
         poisoned = {name: x.detach().clone() for name, x in inputs.items()}
@@ -278,7 +259,7 @@ class OpContract:
         for backend in ["reference", *fast]:
             found = []
             for given_inputs in (inputs, poisoned):
-                leaves = {n: x.detach().clone().requires_grad_() for n, x in given_inputs.items()}
+                leaves = differentiable(given_inputs)
                 with ops.use_backend(backend):
                     h, last = self.apply(leaves, h0, reverse=reverse, reset=reset)
                 reading = h[:, good].abs().sum() + last.abs().sum()
@@ -336,7 +317,7 @@ class OpContract:
         expected = self.run(inputs, h0, options, "reference")
         for change in (spread, turned):
             for backend in ["reference", *fast]:
-                leaves = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
+                leaves = differentiable(inputs)
                 with ops.use_backend(backend):
                     h, last = self.apply(
                         {n: change(x) for n, x in leaves.items()}, change(h0), **options
@@ -382,7 +363,7 @@ class OpContract:
         torch.compiler.reset()
         results = []
         for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
-            leaves = {name: x.detach().clone().requires_grad_() for name, x in case[0].items()}
+            leaves = differentiable(case[0])
             h0 = case[1].detach().clone().requires_grad_()
             value = function(leaves, h0, case[2]["reset"])
             gradients = torch.autograd.grad(value, [*leaves.values(), h0])
@@ -409,7 +390,7 @@ class OpContract:
 
     def test_second_derivative_is_refused(self):
         inputs, _, _ = self.case((1, 4, 2), state=False, reset=False, reverse=False)
-        leaves = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
+        leaves = differentiable(inputs)
         h, _ = self.apply(leaves)
         (gradient, *_) = torch.autograd.grad(
             h.abs().square().sum(), list(leaves.values()), create_graph=True

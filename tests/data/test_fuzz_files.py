@@ -17,7 +17,7 @@ from statewise._errors import DataError
 from statewise.data import Experiments, describe_file
 
 FUZZ = settings(
-    max_examples=150,
+    max_examples=80,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

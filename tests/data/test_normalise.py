@@ -96,6 +96,11 @@ def test_json_round_trip():
         Normaliser([], [], [0.0], [1.0, 1.0])
 
 
+def test_variation_below_the_smallest_normal_number_counts_as_none():
+    scale = Normaliser.fit(Experiments(Record(y=[2e-309, 0.0])))
+    np.testing.assert_array_equal(scale.y_std, [1.0])
+
+
 @given(
     y=hnp.arrays(
         np.float64,

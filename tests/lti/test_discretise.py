@@ -89,6 +89,16 @@ def test_complex_exp() -> None:
     torch.testing.assert_close(complex_exp(z.real), torch.exp(z.real), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("dtype", "low"), [(torch.complex64, -105), (torch.complex128, -746)])
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_complex_exp_has_gradients_through_the_underflow(dtype, low: int, count: int) -> None:
+    for real in np.linspace(low, low + 4, 41):
+        z = torch.full((count,), complex(real, 2.0), dtype=dtype).requires_grad_()
+        value = complex_exp(z)
+        (gradient,) = torch.autograd.grad(value.real.sum() + 2 * value.imag.sum(), z)
+        assert gradient.isfinite().all()
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 @settings(max_examples=60, deadline=None)
 @given(

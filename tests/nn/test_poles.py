@@ -219,6 +219,10 @@ def test_s5_starts_in_the_eigenbasis_of_its_blocks() -> None:
     )
     b = layer.coupling.matrices()[0].detach().numpy()
     assert b.shape == (6, 3)
+    # Rows of V^H B0 and C0 V keep the variance of B0 and C0, split between the parts.
+    wide = S5(64, 32, 64, blocks=4).double()
+    assert wide.coupling.B.square().sum(-1).mean().item() == pytest.approx(1 / 64, rel=0.1)
+    assert wide.coupling.C.square().sum(-1).mean().item() == pytest.approx(1 / 128, rel=0.1)
     # V and its conjugate are an orthonormal basis: V b + conj gives back the real rows.
     real = 2 * (np.kron(np.eye(2), vectors) @ b).real
     assert real.shape == (12, 3)

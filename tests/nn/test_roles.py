@@ -31,6 +31,12 @@ def block() -> WienerBlock:
     return WienerBlock(lti, MLP(4), skip="linear", norm=LayerNorm(), rng=rng)
 
 
+def stepped() -> WienerBlock:
+    """A block whose poles have time steps."""
+    rng = np.random.default_rng(0)
+    return WienerBlock(S4D(3, 2, seed=rng), MLP(4), rng=rng)
+
+
 def test_roles() -> None:
     assert parameter_roles(LRU(2, 2, 3)) == {
         "poles.nu": "A",
@@ -57,8 +63,9 @@ def test_roles() -> None:
     assert set(found) == {name for name, _ in block().named_parameters()}
 
 
-def test_groups_hold_every_parameter_once() -> None:
-    model = block()
+@pytest.mark.parametrize("build", [block, stepped], ids=["discrete", "continuous"])
+def test_groups_hold_every_parameter_once(build) -> None:
+    model = build()
     groups = {group["name"]: group for group in parameter_groups(model, 1e-2, 0.1)}
     assert set(groups) == {"dynamics", "maps", "biases"}
     assert [groups[name]["lr"] for name in ("dynamics", "maps", "biases")] == [5e-3, 1e-2, 1e-2]

@@ -100,6 +100,16 @@ def test_powers_of_zero() -> None:
     assert zero.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("count", range(1456, 1466))
+def test_powers_have_gradients_through_the_underflow(count: int) -> None:
+    """0.6^1458 is the smallest subnormal number, where a quotient by the modulus is NaN."""
+    a = torch.tensor([0.6 * torch.exp(torch.tensor(0.5j))]).to(torch.complex128)
+    a.requires_grad_()
+    found = powers(a, count)[1450:]
+    (gradient,) = torch.autograd.grad(found.real.sum() + 2 * found.imag.sum(), a)
+    assert gradient.isfinite().all()
+
+
 def test_rules_with_two_samples_cannot_be_convolved() -> None:
     layer = LTI(2, 2, 2, poles=ContinuousDiagonal(rule=Trapezoid()), simulator=FFT())
     with pytest.raises(ValueError, match=r"FFT\(\).*two input samples.*Scan\(\)"):
@@ -115,6 +125,30 @@ def test_auto_scans_on_the_cpu() -> None:
         expected, last = scan(u, **extra)
         assert torch.equal(y, expected)
         assert torch.equal(state, last)
+
+
+@pytest.mark.parametrize("simulator", [Scan(), FFT()], ids=repr)
+@pytest.mark.parametrize("poles", [DiscreteDiagonal(), RealDiagonal()], ids=["complex", "real"])
+def test_states_keep_the_precision_of_the_layer(poles, simulator) -> None:
+    """Inputs and states of another precision change the type of the output alone."""
+    single = LTI(2, 2, 3, poles=poles, simulator=simulator)
+    double = LTI(2, 2, 3, poles=poles, simulator=simulator).double()
+    u = noise(2, 9, 2)
+    for layer, own, other in (
+        (single, torch.float32, torch.float64),
+        (double, torch.float64, torch.float32),
+    ):
+        expected, _ = layer(u.to(own))
+        rest = layer.init_state(2).to(other)
+        for state in (None, rest):
+            y, last = layer(u.to(other), state)
+            assert y.dtype == other
+            assert last.dtype == own
+            close(y.to(own), expected, 1e-5)
+        stepped, last = layer.step(u[:, 0].to(other), rest)
+        assert stepped.dtype == other
+        assert last.dtype == own
+        close(stepped.to(own), expected[:, 0], 1e-5)
 
 
 @pytest.mark.gpu

@@ -107,11 +107,6 @@ class TestRealShared(_Real):
         return (1, L, D)
 
 
-class TestComplexConstant(_Complex):
-    def coefficient_shape(self, B, L, D):
-        return (D,)
-
-
 class TestComplexVarying(_Complex):
     timed = ("a", "b")
 
@@ -122,11 +117,6 @@ class TestComplexVarying(_Complex):
 class TestPairsConstant(_Pairs):
     def coefficient_shape(self, B, L, D):
         return (D,)
-
-
-class TestPairsPerSequence(_Pairs):
-    def coefficient_shape(self, B, L, D):
-        return (B, 1, D)
 
 
 class TestPairsVarying(_Pairs):

@@ -15,6 +15,7 @@ from train_systems import curve, linear_model, oscillator, quick, same_weights, 
 
 from statewise._errors import DataError
 from statewise.data import Record
+from statewise.nn import DiscreteDiagonal, Ring
 from statewise.train import Carry, FitConfig, FreeRunError, Huber, fit, free_run
 from statewise.train.adam import AdamPhase, rate_factor, uses_bfloat16
 from statewise.train.problem import Problem
@@ -57,13 +58,15 @@ def test_the_global_generator_is_left_alone() -> None:
 
 
 def test_the_best_weights_are_kept_and_loaded() -> None:
-    """A rate that is far too high makes later weights worse than earlier ones."""
-    model, valid = small_model(), [oscillator(200, 2, skip=20)]
-    config = quick(steps=60, lr=0.5, eval_every=5, warmup=0.0, lr_final=1.0)
+    """From weights that are nearly right, a rate that rises to far too high leads away."""
+    model, valid = linear_model(), [oscillator(200, 2, skip=20)]
+    fit(model, [oscillator(300, 1)], valid, quick(lr=0.03, polish_steps=60))
+    config = quick(steps=20, lr=1.0, eval_every=1, warmup=1.0)
     result = fit(model, [oscillator(300, 1)], valid, config)
     errors = [row["valid"] for row in result.history]
     best = int(np.argmin(errors))
-    assert best < len(errors) - 1
+    assert best < 10
+    assert errors[-1] > 2 * errors[best]
     assert result.best_step == result.history[best]["step"]
     assert result.best_valid == errors[best]
     assert FreeRunError(valid)(model) == pytest.approx(errors[best], rel=1e-6)
@@ -197,12 +200,13 @@ def test_carried_states_see_beyond_the_window() -> None:
             window=32,
             washout=8,
             batch_size=8,
-            steps=150,
-            lr=0.02,
+            steps=100,
+            lr=0.08,
+            clip=None,
             eval_every=50,
             **({} if method is None else {"method": method}),
         )
-        model = linear_model(seed=1, d_state=4)
+        model = linear_model(seed=1, d_state=1, poles=DiscreteDiagonal(Ring(0.97, 0.98, 0.05)))
         errors[type(method).__name__] = fit(model, train, valid, config).best_valid
     assert errors["Carry"] < 0.6 * errors["NoneType"]
 
@@ -266,7 +270,7 @@ def test_a_loss_that_is_not_finite_leads_back_to_the_best_weights() -> None:
     assert result.reason == "the loss was not finite 6 times"
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert np.isfinite(free_run(model, valid)[0]).all()
-    assert result.history[-1]["lr"] < 0.2 * max(row["lr"] for row in result.history)
+    assert result.history[-1]["lr"] < 0.3 * max(row["lr"] for row in result.history)
 
 
 def test_a_polish_that_is_not_finite_stops() -> None:
@@ -360,7 +364,7 @@ def test_parameters_of_two_types_train_together() -> None:
     model = _TwoTypes()
     before = float(model.outer.weight.detach())
     fit(model, [oscillator(300, 1)], None, quick(polish_steps=5))  # type: ignore[arg-type]
-    assert float(model.outer.weight) != before
+    assert float(model.outer.weight.detach()) != before
     assert model.outer.weight.dtype == torch.float64
     assert model.inner.output_map.weight.dtype == torch.float32
 

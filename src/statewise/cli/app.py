@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from statewise._errors import StatewiseError
 from statewise._version import __version__
-from statewise.cli.console import Stopped, UsageError, complain, print_json, sentence
+from statewise.cli.console import Stopped, UsageError, complain, print_json, say, sentence
 
 DEBUG = "STATEWISE_DEBUG"
 
@@ -49,16 +49,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _dispatch(arguments)
         sys.stdout.flush()
+    except SystemExit as stop:  # after a help
+        return int(stop.code or 0)
     except BrokenPipeError:
         return _closed_pipe()
     except KeyboardInterrupt as stop:
         said = sentence(stop) if isinstance(stop, Stopped) else "stopped"
         return _fail(said, 130, arguments)
     except (StatewiseError, ValueError, TypeError, OSError, ImportError) as error:
-        _reraise_for_debugging()
+        _show_traceback()
         return _fail(sentence(error), 2, arguments)
     except Exception as error:
-        _reraise_for_debugging()
+        _show_traceback()
         where = f"set {DEBUG}=1 to see where it happened"
         text = f"{type(error).__name__}: {sentence(error)} (a fault of statewise; {where})"
         return _fail(text, 1, arguments)
@@ -116,7 +118,10 @@ def _help() -> str:
 
 def _fail(text: str, status: int, arguments: Sequence[str]) -> int:
     try:
-        complain(text) if status != 130 else complain_stopped(text)
+        if status == 130:
+            say(text)
+        else:
+            complain(text)
         if "--json" in arguments:
             print_json({"error": text, "status": status})
     except BrokenPipeError:
@@ -124,12 +129,7 @@ def _fail(text: str, status: int, arguments: Sequence[str]) -> int:
     return status
 
 
-def complain_stopped(text: str) -> None:
-    """Say that the user stopped the command; no error."""
-    sys.stderr.write(f"{text}\n")
-
-
-def _reraise_for_debugging() -> None:
+def _show_traceback() -> None:
     if os.environ.get(DEBUG, "") not in ("", "0"):
         traceback.print_exc()
 

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -37,7 +37,7 @@ def parse(
         kind: the dataclass of options.
         arguments: the words behind the command.
         command: the command, such as ``"data describe"``.
-        summary: what the command does, for its help.
+        summary: what the command does, for its help; paragraphs of one line each.
         default: options where the command line says nothing.
 
     Returns:
@@ -64,9 +64,8 @@ def parse(
         except SystemExit as stop:
             if not stop.code:
                 raise
-            raise UsageError(
-                f"{_plain(complaint.getvalue())} (see statewise {command} --help)"
-            ) from None
+            said = _short(_plain(complaint.getvalue()))
+            raise UsageError(f"{said} (see statewise {command} --help)") from None
     if unknown:
         raise UsageError(_unknown(unknown[0], option_names(kind), command))
     return options
@@ -75,32 +74,17 @@ def parse(
 def option_names(kind: type[Any], prefix: str = "") -> list[str]:
     """Names of all options of a dataclass, such as ``--model.d-state``."""
     names = []
+    hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
-        hint = _hints(kind)[field.name]
+        hint = hints[field.name]
+        markers = getattr(hint, "__metadata__", ())
         inner = getattr(hint, "__origin__", hint)
         if dataclasses.is_dataclass(inner) and isinstance(inner, type):
-            flat = tyro.conf.OmitArgPrefixes in _markers(hint)
+            flat = tyro.conf.OmitArgPrefixes in markers
             names += option_names(inner, prefix if flat else f"{prefix}{field.name}.")
-        elif tyro.conf.Positional not in _markers(hint):
+        elif tyro.conf.Positional not in markers:
             names.append(f"--{prefix}{field.name}".replace("_", "-"))
     return names
-
-
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    from typing import get_type_hints
-
-    return get_type_hints(kind, include_extras=True)
-
-
-def _markers(hint: Any) -> tuple[Any, ...]:
-    """What tyro's markers add to an annotation, as ``Marker[T]`` unwraps."""
-    found = getattr(hint, "__metadata__", ())
-    markers = []
-    for marker in (tyro.conf.Positional, tyro.conf.OmitArgPrefixes):
-        own = marker[int].__metadata__  # type: ignore[index]
-        if any(one in found for one in own):
-            markers.append(marker)
-    return tuple(markers)
 
 
 def _unknown(word: str, names: Sequence[str], command: str) -> str:
@@ -123,12 +107,33 @@ def _plain(text: str) -> str:
         bare = line.strip().strip("│|").strip()
         if not bare or set(bare) <= set("─-=+╭╮╰╯"):
             continue
-        if bare.startswith("╭") or bare.startswith("For full helptext"):
+        if bare.startswith(("╭", "For full helptext")):
             continue
         if bare.startswith(("Full help", "Run ")) and "--help" in bare:
             continue
         lines.append(bare)
     return " ".join(" ".join(lines).split()).rstrip(".") or "the options cannot be understood"
+
+
+def _short(text: str) -> str:
+    """The complaints that newcomers meet most, in plain words."""
+    text = text.partition(" Argument helptext:")[0]
+    missing = re.match(r"Missing from [^:]*: (\S+)", text) or re.match(
+        r"Missing value for argument '(\S+)'", text
+    )
+    if missing:
+        what = "needs a value" if missing[1].startswith("-") else "is missing"
+        return f"{missing[1]} {what}"
+    wrong = re.match(r"Error parsing (\S+): (.*)", text)
+    if wrong is None:
+        return text
+    for kind, opening in (
+        ("a whole number", "invalid literal for int() with base 10: "),
+        ("a number", "could not convert string to float: "),
+    ):
+        if wrong[2].startswith(opening):
+            return f"{wrong[1]} takes {kind}; given {wrong[2].removeprefix(opening)}"
+    return f"{wrong[1]}: {wrong[2]}"
 
 
 @contextlib.contextmanager

@@ -16,6 +16,72 @@ if TYPE_CHECKING:
     from statewise.data.experiments import Experiments
 
 
+_META = ("input_names", "output_names", "input_units", "output_units", "time_unit")
+
+
+def checked_fields(
+    records: Record | Iterable[Record],
+    input_names: Sequence[str] | None,
+    output_names: Sequence[str] | None,
+    input_units: Sequence[str] | None,
+    output_units: Sequence[str] | None,
+    time_unit: str | None,
+) -> dict[str, Any]:
+    """The fields of ``Experiments`` from what its caller gave, all checked and filled in.
+
+    Raises:
+        DataError: what does not go together.
+    """
+    items = checked_records(records)
+    names_u = labels(input_names, items[0].n_u, "u", "input_names")
+    names_y = labels(output_names, items[0].n_y, "y", "output_names")
+    both = sorted(set(names_u) & set(names_y))
+    if both:
+        raise DataError(f"the name {both[0]!r} is given to an input and to an output")
+    unit, nominal = common_time_unit(items, time_unit), common_nominal(items)
+    return {
+        "records": tuple(r.with_fields(time_unit=unit, nominal_dt=nominal) for r in items),
+        "input_names": names_u,
+        "output_names": names_y,
+        "input_units": labels(input_units, items[0].n_u, None, "input_units"),
+        "output_units": labels(output_units, items[0].n_y, None, "output_units"),
+        "time_unit": unit,
+    }
+
+
+def check_same_meta(parts: Sequence[Experiments]) -> None:
+    """Refuse parts that differ in names, units or time unit.
+
+    Raises:
+        DataError: no parts, or the first that differs, and in what.
+    """
+    if not parts:
+        raise DataError("concat needs at least one part, and none was given")
+    for index, part in enumerate(parts):
+        for key in _META:
+            if getattr(part, key) != getattr(parts[0], key):
+                raise DataError(
+                    f"part {index} has {key.replace('_', ' ')} {getattr(part, key)} and part 0 "
+                    f"has {getattr(parts[0], key)}; expected the same"
+                )
+
+
+def summary(experiments: Experiments) -> str:
+    """One line: how many records and samples, channels, sampling."""
+    count = len(experiments)
+    samples = f"{experiments.n_samples:,}".replace(",", " ")
+    inputs = f"inputs: {_some(experiments.input_names)}" if experiments.n_u else "no inputs"
+    parts = [
+        f"{count} record{'' if count == 1 else 's'}, {samples} samples, {inputs}",
+        f"outputs: {_some(experiments.output_names)}",
+    ]
+    if experiments.dt is not None:
+        parts.append(f"dt {experiments.dt:g} {experiments.time_unit}")
+    elif any(r.t is not None or r.dt is not None for r in experiments):
+        parts.append(f"uneven time in {experiments.time_unit}")
+    return f"Experiments({'; '.join(parts)})"
+
+
 def checked_records(records: Record | Iterable[Record]) -> tuple[Record, ...]:
     """The records as a tuple, with the same channels in all.
 
@@ -138,7 +204,7 @@ def select(
     }
 
 
-def some(names: Sequence[str], limit: int = 6) -> str:
+def _some(names: Sequence[str], limit: int = 6) -> str:
     """Names in a row, the tail of a long list as its count."""
     if len(names) <= limit:
         return ", ".join(names) or "none"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from statewise._errors import DataError
 from statewise.data import channels, splits
 from statewise.data.record import Record
 
@@ -55,22 +54,9 @@ class Experiments(Sequence[Record]):
         output_units: Sequence[str] | None = None,
         time_unit: str | None = None,
     ) -> None:
-        items = channels.checked_records(records)
-        names_u = channels.labels(input_names, items[0].n_u, "u", "input_names")
-        names_y = channels.labels(output_names, items[0].n_y, "y", "output_names")
-        both = sorted(set(names_u) & set(names_y))
-        if both:
-            raise DataError(f"the name {both[0]!r} is given to an input and to an output")
-        unit = channels.common_time_unit(items, time_unit)
-        nominal = channels.common_nominal(items)
-        fields = {
-            "records": tuple(r.with_fields(time_unit=unit, nominal_dt=nominal) for r in items),
-            "input_names": names_u,
-            "output_names": names_y,
-            "input_units": channels.labels(input_units, items[0].n_u, None, "input_units"),
-            "output_units": channels.labels(output_units, items[0].n_y, None, "output_units"),
-            "time_unit": unit,
-        }
+        fields = channels.checked_fields(
+            records, input_names, output_names, input_units, output_units, time_unit
+        )
         for key, value in fields.items():
             object.__setattr__(self, key, value)
 
@@ -273,17 +259,8 @@ class Experiments(Sequence[Record]):
         Raises:
             DataError: no parts, or parts with other names, units or time unit.
         """
-        if not parts:
-            raise DataError("concat needs at least one part, and none was given")
-        first = parts[0]
-        for index, part in enumerate(parts):
-            for key in (*_META, "time_unit"):
-                if getattr(part, key) != getattr(first, key):
-                    raise DataError(
-                        f"part {index} has {key.replace('_', ' ')} {getattr(part, key)} and part 0 "
-                        f"has {getattr(first, key)}; expected the same"
-                    )
-        return first._with([record for part in parts for record in part])
+        channels.check_same_meta(parts)
+        return parts[0]._with([record for part in parts for record in part])
 
     @property
     def n_u(self) -> int:
@@ -437,17 +414,4 @@ class Experiments(Sequence[Record]):
         return dataclasses.replace(self, records=tuple(records))
 
     def __repr__(self) -> str:
-        count = len(self)
-        head = f"{count} record{'' if count == 1 else 's'}, " + f"{self.n_samples:,}".replace(
-            ",", " "
-        )
-        names = f"inputs: {channels.some(self.input_names)}; " if self.n_u else "no inputs; "
-        parts = [f"{head} samples, {names}outputs: {channels.some(self.output_names)}"]
-        if self.dt is not None:
-            parts.append(f"dt {self.dt:g} {self.time_unit}")
-        elif any(r.t is not None or r.dt is not None for r in self.records):
-            parts.append(f"uneven time in {self.time_unit}")
-        return f"Experiments({'; '.join(parts)})"
-
-
-_META = ("input_names", "output_names", "input_units", "output_units")
+        return channels.summary(self)

@@ -50,7 +50,8 @@ class Normaliser:
         """Mean and deviation of the observed samples of each channel, in float64.
 
         All samples count, leading context included. The deviation is that of the population
-        (divisor: number of samples); a constant channel gets deviation 1.
+        (divisor: number of samples). A channel that is constant to rounding, or varies by less
+        than 2.3e-308, gets deviation 1.
 
         Args:
             experiments: the training data.
@@ -153,6 +154,7 @@ def _moments(arrays: Sequence[np.ndarray], names: Sequence[str]) -> tuple[np.nda
         mean = float(np.mean(values))
         deviation = float(np.sqrt(np.mean((values - mean) ** 2)))
         means[i] = mean * scale
-        if deviation > 8 * np.finfo(np.float64).eps:
-            deviations[i] = max(deviation * scale, np.finfo(np.float64).tiny)
+        limits = np.finfo(np.float64)
+        if deviation > 8 * limits.eps and deviation * scale >= limits.tiny:
+            deviations[i] = deviation * scale
     return means, deviations

@@ -131,7 +131,7 @@ class Table:
         if not column.is_text:
             return column.values.dtype.kind in "biuf"
         cast = cast_numbers(column.values, self.decimal)
-        return np.count_nonzero(~np.isnan(cast.values)) > len(cast.bad)
+        return bool(np.count_nonzero(~np.isnan(cast.values)) > len(cast.bad))
 
     def parts(self, choice: Choice) -> dict[str, Any]:
         """Arguments of ``Experiments`` for what ``choice`` asks.

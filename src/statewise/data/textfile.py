@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -95,41 +96,37 @@ def _cells(lines: Sequence[str], layout: Layout, source: str) -> tuple[list[pola
     import polars as pl
 
     body = [lines[i] for i in layout.lines]
-    columns = _fast_columns(body, layout)
-    if columns is None:
+    frame = _fast_frame(body, layout)
+    if frame is None:
         rows = [split_line(line, layout.separator) or [""] for line in body]
-        layout = _check_widths(rows, layout, source)
-        columns = [
-            pl.Series(list(column), dtype=pl.String)
-            for column in zip(*(row[: layout.width] for row in rows), strict=True)
-        ]
-    columns = [column.str.strip_chars() for column in columns]
-    header = layout.header
-    while len(columns) > 1 and (header is None or not header[len(columns) - 1].strip()):
-        if not (columns[-1].fill_null("") == "").all():
+        _check_widths(rows, layout, source)
+        columns = zip(*(row[: layout.width] for row in rows), strict=True)
+        frame = pl.DataFrame(
+            [pl.Series(f"c{i}", list(cells), dtype=pl.String) for i, cells in enumerate(columns)]
+        )
+    frame = frame.select(pl.all().str.strip_chars().fill_null(""))
+    header, width = layout.header, frame.width
+    while width > 1 and (header is None or not header[width - 1].strip()):
+        if not (frame.to_series(width - 1) == "").all():
             break
-        columns = columns[:-1]
-    rows_left = len(layout.lines)
-    if len(columns) > 1:
-        filled = np.zeros(rows_left, dtype=bool)
-        for column in columns:
-            filled |= (column.fill_null("") != "").to_numpy()
-        rows_left = int(np.flatnonzero(filled)[-1]) + 1 if filled.any() else 0
+        width -= 1
+    rows_left = frame.height
+    while width > 1 and rows_left and not any(frame.row(rows_left - 1)):
+        rows_left -= 1
     if not rows_left:
         raise DataError(f"{source} holds no rows of data")
-    cut = Layout(
-        layout.separator,
-        None if header is None else header[: len(columns)],
-        layout.header_line,
-        None if layout.units is None else layout.units[: len(columns)],
-        layout.lines[:rows_left],
-        len(columns),
+    cut = dataclasses.replace(
+        layout,
+        header=None if header is None else header[:width],
+        units=None if layout.units is None else layout.units[:width],
+        lines=layout.lines[:rows_left],
+        width=width,
     )
-    return [column.head(rows_left) for column in columns], cut
+    return frame.head(rows_left).get_columns()[:width], cut
 
 
-def _fast_columns(body: list[str], layout: Layout) -> list[polars.Series] | None:
-    """Columns through polars' parser where every row surely has the right width, else None."""
+def _fast_frame(body: list[str], layout: Layout) -> polars.DataFrame | None:
+    """All cells through polars' parser where every row surely has the right width, else None."""
     import polars as pl
 
     separator, width = layout.separator, layout.width
@@ -149,17 +146,16 @@ def _fast_columns(body: list[str], layout: Layout) -> list[polars.Series] | None
     except (pl.exceptions.PolarsError, UnicodeEncodeError):
         return None
     # Longer rows raise above, so with the right number of separators no row is shorter either.
-    return frame.get_columns() if frame.shape == (len(body), width) else None
+    return frame if frame.shape == (len(body), width) else None
 
 
-def _check_widths(rows: list[list[str]], layout: Layout, source: str) -> Layout:
+def _check_widths(rows: list[list[str]], layout: Layout, source: str) -> None:
     widths = np.fromiter((len(row) for row in rows), dtype=np.intp, count=len(rows))
     wrong = widths != layout.width
-    if not wrong.any():
-        return layout
+    # A separator at the end of each row, though not of the header, adds an empty cell.
     longer = widths == layout.width + 1
-    if longer.all() and all(not row[-1].strip() for row in rows):
-        return layout
+    if not wrong.any() or (longer.all() and all(not row[-1].strip() for row in rows)):
+        return
     row = int(np.argmax(wrong))
     kind = "header" if layout.header is not None else "first row"
     first = layout.header_line + 1 if layout.header is not None else layout.lines[0] + 1

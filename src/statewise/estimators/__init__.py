@@ -11,11 +11,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from statewise.estimators.arx import ARX
     from statewise.estimators.fir import FIR
+    from statewise.estimators.noise import ErrorModel
+    from statewise.estimators.recipes import RECIPES, Recipe
     from statewise.estimators.system_identifier import SystemIdentifier
+    from statewise.estimators.transform import OutputTransform, SignedPower
 
-__all__ = ["ARX", "FIR", "SystemIdentifier"]
+_LAZY = {
+    "ARX": "arx",
+    "ErrorModel": "noise",
+    "FIR": "fir",
+    "OutputTransform": "transform",
+    "RECIPES": "recipes",
+    "Recipe": "recipes",
+    "SignedPower": "transform",
+    "SystemIdentifier": "system_identifier",
+}
 
-_LAZY = {"ARX": "arx", "FIR": "fir", "SystemIdentifier": "system_identifier"}
+__all__ = [
+    "ARX",
+    "FIR",
+    "RECIPES",
+    "ErrorModel",
+    "OutputTransform",
+    "Recipe",
+    "SignedPower",
+    "SystemIdentifier",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -336,7 +336,9 @@ class BaseIdentifier(abc.ABC):
                 Score(**{**item, "value": float("nan") if item["value"] is None else item["value"]})
                 for item in scores
             ]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
             raise DataError(f"the files of {path} do not fit together: {error}") from error
         except FileNotFoundError as error:
             raise DataError(f"{path} lacks a file of the model ({error})") from error

@@ -1,4 +1,4 @@
-"""What a simulation leaves over, one step after the other: an autoregressive model of the errors."""
+"""The error of a simulation as an autoregressive process, for prediction."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ErrorModel:
 
     @property
     def order(self) -> int:
-        """p."""
+        """P."""
         return self.coefficients.shape[1]
 
     @classmethod
@@ -132,7 +132,9 @@ def _least_squares(
     if len(target) == 0:
         return np.zeros(order), 0.0, 0
     columns = np.concatenate(regressors)
-    phi = np.linalg.lstsq(columns, target, rcond=None)[0] if order else np.empty(0)
+    phi = np.zeros(0)
+    if order:
+        phi = np.asarray(np.linalg.lstsq(columns, target, rcond=None)[0], dtype=np.float64)
     return phi, float(np.mean((target - columns @ phi) ** 2)), len(target)
 
 

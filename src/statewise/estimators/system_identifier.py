@@ -16,10 +16,11 @@ from statewise.estimators._base import BaseIdentifier
 from statewise.estimators._inputs import as_arrays, as_experiments
 from statewise.estimators.noise import ErrorModel
 from statewise.estimators.transform import OutputTransform, undo
+from statewise.models.config import DeepWienerConfig
+from statewise.train.config import FitConfig
 
 if TYPE_CHECKING:
-    from statewise.models import DeepWiener, DeepWienerConfig
-    from statewise.train import FitConfig
+    from statewise.models import DeepWiener
 
 Array = npt.NDArray[np.float64]
 
@@ -104,7 +105,7 @@ class SystemIdentifier(BaseIdentifier):
             DataError: data that cannot be understood.
         """
         from statewise.models import DeepWiener
-        from statewise.train import FitConfig, fit
+        from statewise.train import fit
 
         started = time.perf_counter()
         if not 0 <= self.valid_fraction < 1:

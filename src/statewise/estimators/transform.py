@@ -21,11 +21,11 @@ class OutputTransform(abc.ABC):
 
     @abc.abstractmethod
     def forward(self, y: Array) -> Array:
-        """z = T(y); NaN stays NaN."""
+        """Z = T(y); NaN stays NaN."""
 
     @abc.abstractmethod
     def inverse(self, z: Array) -> Array:
-        """y = T⁻¹(z)."""
+        """Y = T⁻¹(z)."""
 
     def apply(self, experiments: Experiments) -> Experiments:
         """The records with transformed outputs."""

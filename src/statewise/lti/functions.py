@@ -9,7 +9,9 @@ from torch import Tensor
 def complex_exp(z: Tensor) -> Tensor:
     """e^z for real or complex ``z``, through real functions (torch's complex exp is scalar)."""
     if z.is_complex():
-        return torch.polar(torch.exp(z.real), z.imag)
+        # torch.polar has NaN gradients where e^Re z is the smallest subnormal number.
+        size = torch.exp(z.real)
+        return torch.complex(size * torch.cos(z.imag), size * torch.sin(z.imag))
     return torch.exp(z)
 
 

@@ -103,15 +103,19 @@ class LTI(Layer):
         """Number of states, over all channels."""
         return self.poles.n
 
+    @property
+    def _state_dtype(self) -> torch.dtype:
+        """States have the precision of the parameters, float32 at least, whatever the input is."""
+        return torch.float64 if self.coupling.B.dtype == torch.float64 else torch.float32
+
     def init_state(self, batch: int) -> State:
         """The state of rest: zeros (batch, S, 2), or (batch, S) for real poles."""
         pair = (2,) if self.poles.is_complex else ()
-        parameter = self.coupling.B
-        dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-        x = torch.zeros(batch, self.poles.n, *pair, dtype=dtype, device=parameter.device)
+        device, dtype = self.coupling.B.device, self._state_dtype
+        x = torch.zeros(batch, self.poles.n, *pair, dtype=dtype, device=device)
         if self.poles.points == 1:
             return x
-        return LTIState(x, torch.zeros(batch, self.d_input, dtype=dtype, device=parameter.device))
+        return LTIState(x, torch.zeros(batch, self.d_input, dtype=dtype, device=device))
 
     def forward(
         self,
@@ -173,8 +177,7 @@ class LTI(Layer):
         start, previous = self._split_state(state, u.shape[0])
         step = None if dt is None else dt.reshape(-1, u.shape[1], 1)
         a, v = self._coefficients_and_drive(u, previous, step, reset)
-        # States are kept in the precision of the poles, float32 at least, whatever the input is.
-        v = v.to(a.real.dtype)
+        v = v.to(start.dtype)
         if self.poles.is_complex:
             x, last = linear_scan_pairs(torch.view_as_real(a), v, start, reset=reset)
         else:
@@ -199,7 +202,8 @@ class LTI(Layer):
                 f"{type(self).__name__} takes a state of shape {' and '.join(map(str, shapes))} "
                 f"for this input; given {' and '.join(map(str, given))}"
             )
-        return parts[0], None if self.poles.points == 1 else parts[1]
+        x = parts[0].to(self._state_dtype)
+        return x, None if self.poles.points == 1 else parts[1].to(self._state_dtype)
 
     def _coefficients_and_drive(
         self, u: Tensor, previous: Tensor | None, step: Tensor | None, reset: Tensor | None
@@ -238,7 +242,7 @@ class LTI(Layer):
         width = None if dt is None else dt.reshape(-1, 1, 1)
         sequence = u.unsqueeze(1)
         a, v = self._coefficients_and_drive(sequence, previous, width, None)
-        x = _scale(a if dt is None else a[:, 0], start.to(_wide(start))) + v[:, 0]
+        x = _scale(a if dt is None else a[:, 0], start) + v[:, 0].to(start.dtype)
         y = self._add_direct(self.coupling.read(x, self.poles.output_scale).to(u.dtype), u)
         return y, x if previous is None else LTIState(x, u.to(previous.dtype))
 
@@ -269,10 +273,6 @@ class LTI(Layer):
         if self.D is not None:
             response = response + (torch.diag(self.D) if self.D.ndim == 1 else self.D)
         return response
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _scale(factor: Tensor, x: Tensor) -> Tensor:

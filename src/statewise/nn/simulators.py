@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from statewise.lti.functions import complex_exp
 from statewise.nn.coupling import BankCoupling, Coupling, as_complex
 
 
@@ -17,8 +18,9 @@ def powers(a: Tensor, count: int) -> Tensor:
     wide = a.to(torch.complex128)
     index = torch.arange(count, device=a.device, dtype=torch.float64).unsqueeze(-1)
     # log of |a| = 0 is −inf, and 0·(−inf) is NaN at k = 0: hold the modulus above the underflow.
-    log_modulus = torch.log(wide.abs().clamp_min(1e-300))
-    return torch.polar(torch.exp(index * log_modulus), index * wide.angle()).to(a.dtype)
+    wide = torch.where(wide.detach().abs() < 1e-300, torch.full_like(wide, 1e-300), wide)
+    exponent = torch.complex(index * torch.log(wide.abs()), index * wide.angle())
+    return complex_exp(exponent).to(a.dtype)
 
 
 def fft_simulate(

@@ -15,6 +15,9 @@ kernel compiles to two specialisations.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.datamodel.models import PrimitiveModel
@@ -29,6 +32,11 @@ _SCALARS = {
     types.complex64: ir.FloatType(),
     types.complex128: ir.DoubleType(),
 }
+
+
+def _operation(function: Callable[..., Any]) -> Callable[..., Any]:
+    """An intrinsic: inside kernels it is called without its first argument, the typing context."""
+    return intrinsic(function)
 
 
 def elements(itemsize: int) -> int:
@@ -107,7 +115,7 @@ def _multiply_add(builder, pack, c, x, y, conjugate):
     return _fused(builder, builder.fmul(imag, sign), swapped, _fused(builder, real, x, y))
 
 
-@intrinsic
+@_operation
 def width(typingctx, array, wide):
     """Elements in one pack of ``array``: a constant of the compiled code."""
     pack = _pack_of(array, wide)
@@ -118,7 +126,7 @@ def width(typingctx, array, wide):
     return types.intp(array, wide), codegen
 
 
-@intrinsic
+@_operation
 def load(typingctx, array, offset, wide):
     """The pack at flat offsets [offset, offset + width) of ``array``; nothing checks the bounds."""
     pack = _pack_of(array, wide)
@@ -131,7 +139,7 @@ def load(typingctx, array, offset, wide):
     return pack(array, types.intp, wide), codegen
 
 
-@intrinsic
+@_operation
 def store(typingctx, array, offset, pack):
     """Write a pack to flat offsets [offset, offset + width); nothing checks the bounds."""
 
@@ -143,7 +151,7 @@ def store(typingctx, array, offset, pack):
     return types.void(array, types.intp, pack), codegen
 
 
-@intrinsic
+@_operation
 def zero(typingctx, array, wide):
     """A pack of zeros with the element type of ``array``."""
     pack = _pack_of(array, wide)
@@ -154,7 +162,7 @@ def zero(typingctx, array, wide):
     return pack(array, wide), codegen
 
 
-@intrinsic
+@_operation
 def add(typingctx, x, y):
     """``x + y``."""
 
@@ -164,7 +172,7 @@ def add(typingctx, x, y):
     return x(x, y), codegen
 
 
-@intrinsic
+@_operation
 def madd(typingctx, c, x, y):
     """``c*x + y``."""
 
@@ -174,7 +182,7 @@ def madd(typingctx, c, x, y):
     return c(c, x, y), codegen
 
 
-@intrinsic
+@_operation
 def madd_conj(typingctx, c, x, y):
     """``conj(c)*x + y``."""
 

@@ -128,6 +128,10 @@ def collect(
         y = normaliser.inverse_y(z)
         return y if transform is None else transform.inverse(y)
 
+    scores = _scores(methods, task, steps)
+    metric = _REPORTED.get(task.metric, task.metric)
+    units = {row.unit for row in scores if row.metric == metric}
+    reference_unit = units.pop() if len(units) == 1 else task.unit
     return ReportData(
         title=task.name,
         created=created or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -149,7 +153,7 @@ def collect(
             n_parameters=identifier.model_.n_parameters,
             config=config,
         ),
-        scores=_scores(methods, task, steps),
+        scores=scores,
         traces=[
             trace
             for split, part in parts.items()
@@ -169,7 +173,7 @@ def collect(
         history=list(identifier.history_),
         environment=_environment(identifier),
         references=[
-            Reference(method, test, value, task.unit, _REPORTED.get(task.metric, task.metric))
+            Reference(method, test, value, reference_unit, metric)
             for method, values in task.references.items()
             for test, value in values.items()
         ],

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from statewise.models import DeepWiener
+from statewise.models import DeepWiener, DeepWienerConfig
 from statewise.nn import ELU, GELU, GLU, MLP, Identity, Polynomial, StaticMap, Tanh, WienerBlock
 from statewise.report.content import LayerSummary
 
@@ -64,7 +64,7 @@ def layer_summaries(
     with torch.no_grad():
         ranges = [None] * len(model.blocks) if u is None else _visited(model, u)
         return [
-            _summary(index, block, visited, omega, dt, time_unit, model.config.static)
+            _summary(index, block, visited, omega, dt, time_unit, model.config)
             for index, (block, visited) in enumerate(zip(_blocks(model), ranges, strict=True))
         ]
 
@@ -76,11 +76,11 @@ def _summary(
     omega: Array,
     dt: float | None,
     time_unit: str,
-    static: StaticMap,
+    config: DeepWienerConfig,
 ) -> LayerSummary:
     response = block.lti.frequency_response(torch.from_numpy(omega)).numpy()
-    grid, values, note = _static_curves(block.static, static, block.d_output, visited)
-    norm = "" if isinstance(block.norm, nn.Identity) else type(block.norm).__name__
+    grid, values, note = _static_curves(block.static, config.static, block.d_output, visited)
+    norm = "" if config.norm is None else type(config.norm).__name__
     skip = "identity" if block.adds_input else "none" if block.F is None else "linear"
     return LayerSummary(
         name=f"block {index + 1}",
@@ -92,7 +92,7 @@ def _summary(
         time_unit="samples" if dt is None else time_unit or "samples",
         omega=omega,
         singular_values=np.linalg.svd(response, compute_uv=False),
-        static=type(static).__name__,
+        static=type(config.static).__name__,
         static_grid=grid,
         static_values=values,
         static_note=note,

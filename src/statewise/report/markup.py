@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,10 +20,13 @@ def escape(value: Any) -> Html:
     """Turn a value into markup; an :class:`Html` stays as it is."""
     if isinstance(value, Html):
         return value
-    text = "".join(c for c in str(value) if c in "\n\t" or ord(c) >= 32)
-    # A lone surrogate cannot be written as UTF-8.
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return Html(html.escape(text, quote=True))
+    return Html(html.escape(printable(str(value)), quote=True))
+
+
+def printable(text: str) -> str:
+    """Text without control characters and lone surrogates, which no page may hold."""
+    kept = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", text)
+    return kept.encode("utf-8", "replace").decode("utf-8")
 
 
 def join(parts: Iterable[Any], between: str = "") -> Html:

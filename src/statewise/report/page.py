@@ -75,11 +75,12 @@ def render_html(data: ReportData) -> str:
         el("title", f"{data.title}: identification report"),
         el("style", Html(style)),
     )
+    twin = "All numbers, and those behind the figures, are in the JSON file beside this page."
     body = el(
         "body",
         _header(data, links),
         el("main", *shown.values()),
-        el("footer", f"Made by statewise {__version__}. All numbers are in the JSON twin."),
+        el("footer", el("p", f"Made by statewise {__version__}. {twin}")),
     )
     return f"<!DOCTYPE html>\n{el('html', head, body, lang='en')}\n"
 

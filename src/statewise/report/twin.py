@@ -40,8 +40,11 @@ def to_json(data: ReportData) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """Turn dataclasses, arrays, dates and numbers into what JSON holds."""
-    if value is None or isinstance(value, str | bool | np.bool_):
-        return bool(value) if isinstance(value, np.bool_) else value
+    if value is None or isinstance(value, bool | np.bool_):
+        return value if value is None else bool(value)
+    if isinstance(value, str):
+        # A lone surrogate cannot be written as UTF-8.
+        return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, np.datetime64 | np.timedelta64):
         return None if np.isnat(value) else str(value)
     if isinstance(value, int | np.integer):

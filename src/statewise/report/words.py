@@ -105,9 +105,8 @@ def percent_explained(nse: float) -> str:
         return f"{share:.0f} %".replace("-", _MINUS)
     if share >= 100:
         return "100 %"
-    digits = min(max(1 - math.floor(math.log10(100.0 - share)), 1), 6)
-    floored = math.floor(share * 10**digits) / 10**digits
-    return f"{floored:.{digits}f} %"
+    digits = max(1 - math.floor(math.log10(100.0 - share)), 1)
+    return f"{share:.{digits}f} %" if digits <= 6 else "more than 99.9999 %"
 
 
 def unit_words(unit: str) -> str:
@@ -166,7 +165,7 @@ def stamp(value: Any, unit: str = "") -> str:
             if value.astype(f"datetime64[{resolution}]") == value:
                 return str(value.astype(f"datetime64[{resolution}]")).replace("T", " ")
         return str(value).replace("T", " ")
-    text = number(float(value), 5)
+    text = f"{float(value):.7g}".replace("-", _MINUS)
     return f"{text} {unit}".rstrip() if unit and unit != "samples" else text
 
 

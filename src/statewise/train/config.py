@@ -34,6 +34,9 @@ class FitConfig:
         method: ``Windows()`` or ``Carry()``.
         eval_every: steps between evaluations.
         patience: evaluations without improvement after which a phase ends; None goes on.
+        keep: "best" keeps the weights with the least validation error, "last" those at the end of
+            the schedule; validation is then only watched. "last" suits validation data too short
+            to choose by.
         average: decay of a moving average of the weights, which is then what is evaluated and kept;
             None is off.
         precision: "float32", "bfloat16" (autocast) or "auto": bfloat16 on a GPU that has it for a
@@ -65,6 +68,7 @@ class FitConfig:
     method: Method = dataclasses.field(default_factory=Windows)
     eval_every: int = 100
     patience: int | None = None
+    keep: str = "best"
     average: float | None = None
     precision: str = "auto"
     polish_steps: int = 100
@@ -82,6 +86,8 @@ class FitConfig:
             raise ValueError(f"the {what} ({dead}) must be shorter than the window ({self.window})")
         if isinstance(self.method, Carry) and self.window is None:
             raise ValueError("method=Carry() needs a window; given window=None")
+        if self.keep not in ("best", "last"):
+            raise ValueError(f'keep is "best" or "last"; given {self.keep!r}')
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(
                 f'precision is "auto", "float32" or "bfloat16"; given {self.precision!r}'

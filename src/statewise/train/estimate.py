@@ -79,7 +79,7 @@ def estimate_state(
         None if steps is None else tensor(steps, parameter.dtype),
         None if y_seen.all() else tensor(y_seen, parameter.dtype),
     )
-    with evaluating(model):
+    with torch.no_grad(), evaluating(model):
         return least_squares_state(model, context, iterations=iterations, ridge=ridge)
 
 

@@ -129,7 +129,9 @@ class Run:
         self.problem, self.config, self.bar = problem, problem.config, bar
         self.checkpoint = checkpoint
         validated = problem.validate is not None
-        self.tracker = Tracker(problem.modules, validated=validated, log=log)
+        self.tracker = Tracker(
+            problem.modules, validated=validated, log=log, keep_last=self.config.keep == "last"
+        )
         self.adam = AdamPhase(problem, problem.sampler())
         self.polish: PolishPhase | None = None
         self.phase, self.reason, self.seconds_before = "adam", "", 0.0

@@ -24,11 +24,20 @@ class Tracker:
         modules: what is trained.
         validated: whether scores come from validation records; without them the latest weights
             count as the best.
+        keep_last: the latest weights count as the best all the same.
         log: file for the rows, one JSON object per line; None writes none.
     """
 
-    def __init__(self, modules: nn.Module, *, validated: bool, log: Path | None) -> None:
+    def __init__(
+        self,
+        modules: nn.Module,
+        *,
+        validated: bool,
+        log: Path | None,
+        keep_last: bool = False,
+    ) -> None:
         self.modules, self.validated, self.log = modules, validated, log
+        self.keep_last = keep_last or not validated
         self.history: list[dict[str, Any]] = []
         self.best_score, self.best_step = math.inf, 0
         self.unimproved = 0
@@ -43,7 +52,7 @@ class Tracker:
         improved = score < self.lowest
         self.unimproved = 0 if improved else self.unimproved + 1
         self.lowest = min(score, self.lowest)
-        if improved or (not self.validated and math.isfinite(score)):
+        if improved or (self.keep_last and math.isfinite(score)):
             self.best_score, self.best_step = score, step
             self.best = self._copy()
         return improved

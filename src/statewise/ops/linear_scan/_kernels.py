@@ -7,6 +7,9 @@ not vary. A call handles the sequences [i0, i1) and the channels [d0, d1), in pa
 pack needs no tail; each pack therefore owns its lanes of the state, and overlapping lanes are
 computed twice with equal results.
 
+A pass that walks down in time walks down in each row too: processors fetch memory ahead of a
+steady walk in either direction, and a mixed one is five times slower.
+
 Few channels leave a processor waiting for one short chain of multiply-adds; ``GROUP`` sequences
 advance together then.
 """
@@ -52,13 +55,15 @@ def forward(
                 if has_reset:
                     fresh = fresh or reset[i, t]
                 if fresh:
-                    for j in range(packs):
+                    for m in range(packs):
+                        j = packs - 1 - m if reverse else m
                         o = min(j * W, n - W)
                         x = load(b, row + o, wide)
                         store(state, s + j * W, x)
                         store(h, row + o, x)
                 else:
-                    for j in range(packs):
+                    for m in range(packs):
+                        j = packs - 1 - m if reverse else m
                         o = min(j * W, n - W)
                         x = load(b, row + o, wide)
                         x = madd(load(a, row_a + o, wide), load(state, s + j * W, wide), x)
@@ -111,7 +116,8 @@ def backward(
                 fresh = k == 0 and not has_h0
                 if has_reset:
                     fresh = fresh or reset[i, t]
-                for j in range(packs):
+                for m in range(packs):
+                    j = m if reverse else packs - 1 - m
                     o = min(j * W, n - W)
                     g = load(carry, s + j * W, wide)
                     if has_grad_h:

@@ -14,10 +14,11 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
-from statewise.report.markup import Html, el, escape
+from statewise.report.markup import Html, el, escape, printable
 from statewise.report.words import tick
 
 #: Colours of the light page; each becomes a variable of the style sheet with this name. They are
@@ -146,13 +147,18 @@ def _svg(key: str, draw: Draw, size: tuple[float, float], alt: str) -> Html:
         drawing = Figure(figsize=size, layout="constrained")
         draw(drawing, size[0] == WIDE)
         buffer = io.StringIO()
-        drawing.savefig(buffer, format="svg", metadata=_NO_METADATA)
+        # The layout is settled once; savefig would do so twice and draw twice.
+        engine = drawing.get_layout_engine()
+        if engine is not None:
+            engine.execute(drawing)
+        drawing.set_layout_engine("none")
+        FigureCanvasSVG(drawing).print_svg(buffer, metadata=_NO_METADATA)
     return Html(_inline(buffer.getvalue(), key, size, alt))
 
 
 def _inline(svg: str, key: str, size: tuple[float, float], alt: str) -> str:
     """Fit matplotlib's SVG into the page."""
-    body = svg[svg.index("<svg") :]
+    body = printable(svg[svg.index("<svg") :])
     # The style sheet of the SVG would hold for the whole page.
     body = re.sub(
         r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL

@@ -43,8 +43,8 @@ def correlations(key: str, tests: Sequence[Any], titles: Sequence[str], caption:
 
     across = _across(len(tests))
     colours = [
-        ("inside the bounds", "measured", "dot"),
-        ("outside", "second", "dot"),
+        ("inside the bounds", "measured", "line"),
+        ("outside", "second", "line"),
         ("bounds", "band", "band"),
     ]
     return figure(
@@ -84,12 +84,19 @@ def _stems(axes: Axes, test: Any, title: str) -> None:
     axes.axhline(0, color=PALETTE["muted"], lw=0.6)
     outside = _outside(test)[shown]
     for where, colour in ((~outside, "measured"), (outside, "second")):
-        axes.vlines(lags[where], 0, values[where], color=PALETTE[colour], lw=1.1)
-        axes.plot(lags[where], values[where], "o", ms=2.6, color=PALETTE[colour], mew=0)
+        stems = np.full((int(where.sum()), 3), np.nan)
+        stems[:, 0], stems[:, 1] = 0.0, values[where]
+        axes.plot(
+            np.repeat(lags[where], 3),
+            stems.ravel(),
+            color=PALETTE[colour],
+            lw=2.0,
+            solid_capstyle="round",
+        )
     largest = np.nanmax(np.abs(np.concatenate([values, bounds, [0.05]])))
     axes.set_ylim(-1.15 * largest, 1.15 * largest)
     axes.xaxis.set_major_locator(ticks(6, integer=True))
     axes.yaxis.set_major_locator(ticks(5))
     axes.xaxis.set_major_formatter(FuncFormatter(tick))
     axes.yaxis.set_major_formatter(FuncFormatter(tick))
-    axes.set_title(shorten(title, 30))
+    axes.set_title(shorten(title, 26))

@@ -109,7 +109,7 @@ def _whole(
     simulated = np.asarray(trace.simulated.get(method, np.full(len(time), np.nan)), np.float64)
     axes.plot(*envelope(time, simulated, columns), color=PALETTE["model"], lw=0.9)
     _limits(axes, time)
-    _range(axes, [measured[trace.skip :], simulated[trace.skip :]])
+    _range(axes, [measured, simulated[trace.skip :]])
     value_axis(axes)
     axes.set_ylabel(shorten(trace.label))
     axes.set_title("Whole record")

@@ -139,7 +139,7 @@ def _pole_table(layer: LayerSummary) -> Html:
         "details",
         el("summary", f"Poles of {layer.name}"),
         table(
-            ["", "|λ|", "arg λ [rad]", f"τ [{short}]", f"period [{short}]", "damping"],
+            ["no.", "|λ|", "arg λ [rad]", f"τ [{short}]", f"period [{short}]", "damping"],
             rows,
             caption=f"Poles of {layer.name}, the slowest first",
             numeric=range(1, 6),
@@ -155,12 +155,13 @@ def _static(layers: Sequence[LayerSummary]) -> list[Html]:
     if any(layer.static_values is not None for layer in layers):
         ranges = any(layer.visited is not None for layer in layers)
         where = "the range that it sees on the data" if ranges else "± 3"
-        pieces.append(
-            static_maps(layers, f"Static map of each block over {where}, in normalised units.")
-        )
-    notes = dict.fromkeys(layer.static_note for layer in layers if layer.static_note)
+        drawn = [layer.static_note for layer in layers if layer.static_values is not None]
+        caption = f"Static map of each block over {where}, in normalised units."
+        pieces.append(static_maps(layers, " ".join([caption, *dict.fromkeys(filter(None, drawn))])))
+    hidden = [layer for layer in layers if layer.static_values is None and layer.static_note]
+    notes = dict.fromkeys(layer.static_note for layer in hidden)
     for note in notes:
-        names = [layer.name for layer in layers if layer.static_note == note]
+        names = [layer.name for layer in hidden if layer.static_note == note]
         where = "" if len(notes) == 1 else f" ({', '.join(names)})"
         pieces.append(el("p", f"{note}{where}"))
     return pieces if len(pieces) > 1 else []

@@ -67,7 +67,10 @@ def _sentences(about: Sequence[str], summary: DataSummary) -> list[str]:
 
 
 def _range(channel: Channel) -> tuple[str, str, str]:
-    return number(channel.low), number(channel.mean), number(channel.high)
+    mean = channel.mean
+    if abs(mean) < 1e-9 * (channel.high - channel.low):  # rounding of a mean of zero
+        mean = 0.0
+    return number(channel.low), number(mean), number(channel.high)
 
 
 def _split_table(summary: DataSummary) -> Html:
@@ -140,7 +143,12 @@ def _nested(value: Any) -> Html:
     """Settings as nested definition lists."""
     if isinstance(value, Mapping):
         items = [
-            el("div", el("dt", key), el("dd", _nested(item)))
+            el(
+                "div",
+                el("dt", key),
+                el("dd", _nested(item)),
+                cls="nest" if isinstance(item, Mapping) and set(item) - {"kind"} else None,
+            )
             for key, item in value.items()
             if key != "kind"
         ]

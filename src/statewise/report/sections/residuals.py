@@ -31,7 +31,7 @@ def residual_section(data: ReportData) -> Html | None:
             "input-correlation",
             inputs,
             "Do they correlate with the inputs?",
-            [f"{test.input} → error of {test.channel}" for test in inputs],
+            [f"{test.input} → {test.channel}" for test in inputs],
         ),
         ("whiteness", white, "Are they white?", [f"Error of {test.channel}" for test in white]),
     ):
@@ -42,7 +42,8 @@ def residual_section(data: ReportData) -> Html | None:
 
 def _one(key: str, tests: list[Any], heading: str, titles: list[str]) -> list[Html]:
     left = len(tests) - MAX_PANELS
-    caption = f"Bounds hold {100 * tests[0].confidence:g} % of the values of zero correlation."
+    share = f"{100 * tests[0].confidence:g} %"
+    caption = f"Correlation at each lag. Bounds hold {share} of the values of zero correlation."
     if left > 0:
         caption += f" {left} more are in the JSON twin of this page."
     return [

@@ -21,6 +21,7 @@ def simulation_section(data: ReportData) -> Html | None:
     valid = [trace for trace in data.traces if trace.split in SEEN]
     if not tests and not valid:
         return None
+    tests = _in_turn(tests)
     other = best_baseline(data)
     pieces: list[Html | None] = [
         el(
@@ -60,6 +61,18 @@ def _one(key: str, trace: Trace, data: ReportData, other: str | None, *, zoom: b
     if gaps:
         sentences.append(f"{count(gaps)} measured values are missing; gaps break the line.")
     return overview(key, trace, data.model.name, found, join(sentences, " "), other)
+
+
+def _in_turn(traces: list[Trace]) -> list[Trace]:
+    """The first record of every test set and output, then the second, and so on."""
+    seen: dict[tuple[str, str], int] = {}
+    ranks = []
+    for trace in traces:
+        key = trace.split, trace.channel
+        ranks.append(seen.get(key, 0))
+        seen[key] = ranks[-1] + 1
+    order = sorted(range(len(traces)), key=lambda index: ranks[index])
+    return [traces[index] for index in order]
 
 
 def _left_out(number_of: int) -> Html | None:

@@ -20,8 +20,8 @@ def training_section(data: ReportData) -> Html | None:
         best = int(np.nanargmin(valid))
         at = f" at step {count(int(step[best]))}" if np.isfinite(step[best]) else ""
         caption = (
-            f"Loss over the training steps. The best validation loss is {number(valid[best])}"
-            f"{at}; that model was kept."
+            f"Loss over the training steps. The lowest validation error is {number(valid[best])}"
+            f"{at}."
         )
     seconds = column(data.history, "seconds")
     if np.isfinite(seconds).any():
