@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,16 @@ import pytest
 import torch.distributed as dist
 from gloo_worker import CONFIGS, summary, train
 
+from statewise.train import torchrun_group
 from statewise.train.distributed import Ranks
 
-pytestmark = pytest.mark.skipif(
-    not (dist.is_available() and dist.is_gloo_available() and hasattr(os, "fork")),
-    reason="needs gloo and fork",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (dist.is_available() and dist.is_gloo_available() and hasattr(os, "fork")),
+        reason="needs gloo and fork",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +86,21 @@ def test_alone_there_is_one_rank() -> None:
     ranks = Ranks()
     assert (ranks.rank, ranks.world, ranks.is_main) == (0, 1, True)
     assert list(range(5))[ranks.share] == [0, 1, 2, 3, 4]
+
+
+def test_a_process_of_torchrun_joins_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torchrun_group():
+        assert not dist.is_initialized()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in (variables | {"MASTER_PORT": str(port)}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    with torchrun_group("cpu"):
+        assert dist.get_backend() == "gloo"
+        with torchrun_group():  # joined already
+            assert Ranks().world == 1
+        assert dist.is_initialized()
+    assert not dist.is_initialized()

@@ -214,6 +214,7 @@ def test_a_damaged_checkpoint_is_a_sentence(content: bytes, tmp_path: Path) -> N
         _fit(quick(steps=10), tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_killed_twenty_times_loses_nothing(tmp_path: Path) -> None:
     worker = Path(__file__).with_name("killed_worker.py")
     finished = subprocess.run(

@@ -45,6 +45,10 @@ class Mean:
 def fit_baselines(task: Task, say: Callable[[str], None]) -> tuple[dict[str, Any], list[str]]:
     """Fit the baselines of a task.
 
+    They learn from training and validation records together and choose their orders and ridge by
+    cross-validation there, so that one unlucky validation stretch does not make them look worse
+    than they are.
+
     Args:
         task: the problem.
         say: told what is going on.
@@ -52,15 +56,19 @@ def fit_baselines(task: Task, say: Callable[[str], None]) -> tuple[dict[str, Any
     Returns:
         The baselines by name, and a sentence for each that cannot serve these data.
     """
+    from statewise.data import Experiments
     from statewise.estimators import ARX, FIR
 
+    known = task.train
+    if task.valid is not None:
+        known = Experiments.concat([task.train, task.valid])
     found: dict[str, Any] = {"mean": Mean(task.train)}
     notes: list[str] = []
     for kind in (FIR, ARX):
         name = kind.__name__
         say(f"fitting the baseline {name}")
         try:
-            found[name] = kind().fit(task.train, valid=task.valid)
+            found[name] = kind().fit(known)
         except ValueError as error:
             notes.append(f"The baseline {name} is left out: {error}.")
     return found, notes

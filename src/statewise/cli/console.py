@@ -8,8 +8,6 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -62,12 +60,10 @@ def jsonable(value: Any) -> Any:
     """Turn arrays, numbers, paths and mappings into what JSON holds."""
     if value is None or isinstance(value, str | bool):
         return value
-    if isinstance(value, np.ndarray):
+    if hasattr(value, "dtype"):  # an array or number of numpy, which need not be imported here
         if value.dtype.kind == "M":
-            return [None if np.isnat(item) else str(item) for item in value]
+            return [None if item == "NaT" else item for item in value.astype(str).tolist()]
         return jsonable(value.tolist())
-    if isinstance(value, np.generic):
-        return jsonable(value.item())
     if isinstance(value, int):
         return value
     if isinstance(value, float):

@@ -9,13 +9,15 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
 from statewise._errors import DataError
 from statewise.cli.console import UsageError
-from statewise.data import Experiments, Task, benchmarks, describe_file, fulda_task
+
+if TYPE_CHECKING:
+    from statewise.data import Experiments, Task
 
 BUNDLED = "fulda"
 #: What messages of the library say, and what the user of a shell writes.
@@ -90,6 +92,8 @@ def is_file(data: str) -> bool:
     Raises:
         UsageError: neither a file nor a name; the message has the nearest names.
     """
+    from statewise.data import benchmarks
+
     path = Path(data).expanduser()
     if path.is_file():
         return True
@@ -119,6 +123,8 @@ def read_file(data: str, columns: Columns, **replaced: Any) -> Experiments:
         columns: what the user said of its columns.
         **replaced: arguments of ``Experiments.from_file`` that go before those of the user.
     """
+    from statewise.data import Experiments
+
     asked = {
         "inputs": columns.inputs,
         "outputs": columns.outputs,
@@ -146,6 +152,8 @@ def load_task(data: str, columns: Columns, split: Split, *, washout: int, valid:
         DataError: data that cannot be read or are too short.
         ValueError: fractions out of range.
     """
+    from statewise.data import Task
+
     if not is_file(data):
         return _named_task(data, columns, split)
     experiments = read_file(data, columns)
@@ -183,6 +191,8 @@ def _in_options() -> Iterator[None]:
 
 
 def _named_task(name: str, columns: Columns, split: Split) -> Task:
+    from statewise.data import benchmarks, fulda_task
+
     given = [
         f"--{field.name}".replace("_", "-")
         for part in (columns, split)
@@ -227,6 +237,8 @@ def load_records(
     Returns:
         The records; without measured outputs their ``n_y`` is 0.
     """
+    from statewise.data import describe_file
+
     if not is_file(data):
         task = _named_task(data, columns, Split())
         parts = {name: _windowed(test, window) for name, test in task.test.items()}

@@ -131,7 +131,8 @@ def column(values: Sequence[float | None], metric: str = "") -> list[str]:
     smallest 4 significant digits. Numbers too far apart for that stand each by itself.
     """
     known = [abs(v) for v in values if v is not None and math.isfinite(v) and v != 0]
-    if not known or max(known) >= 1e6 or min(known) < 1e-4:
+    relative = metric in _PERCENT or metric in _SHARES
+    if not known or max(known) >= 1e6 or (min(known) < 1e-4 and not relative):
         return [number(value) for value in values]
     if metric in _PERCENT:
         decimals = 2
@@ -144,7 +145,7 @@ def column(values: Sequence[float | None], metric: str = "") -> list[str]:
     return [
         number(value)
         if value is None or not math.isfinite(value)
-        else _grouped(f"{value:.{decimals}f}").replace("-", _MINUS)
+        else _grouped(f"{round(value, decimals) + 0.0:.{decimals}f}").replace("-", _MINUS)
         for value in values
     ]
 

@@ -20,6 +20,7 @@ from statewise.train.losses import MSE, Huber
 from statewise.train.methods import Carry, Windows
 
 if TYPE_CHECKING:
+    from statewise.train.distributed import torchrun_group
     from statewise.train.estimate import estimate_state
     from statewise.train.free_run_error import FreeRunError
     from statewise.train.initialisers import Initialiser, build_initialiser
@@ -35,6 +36,7 @@ _LAZY = {
     "estimate_state": "estimate",
     "fit": "loop",
     "free_run": "simulate",
+    "torchrun_group": "distributed",
 }
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "estimate_state",
     "fit",
     "free_run",
+    "torchrun_group",
 ]
 
 

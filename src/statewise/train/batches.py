@@ -23,6 +23,7 @@ class Batch(NamedTuple):
         record: index of the record of each window (B,).
         at_start: whether a window starts at the start of its record (B,).
         fresh: whether a window needs a new initial state (B,); None when all do.
+        any_fresh: whether any window does.
     """
 
     data: Slices
@@ -32,6 +33,7 @@ class Batch(NamedTuple):
     record: Tensor
     at_start: Tensor
     fresh: Tensor | None
+    any_fresh: bool
 
 
 def assemble(
@@ -67,4 +69,5 @@ def assemble(
         torch.from_numpy(plan.record[share]).to(device),
         torch.from_numpy(plan.at_start[share]).to(device),
         None if plan.fresh is None else torch.from_numpy(plan.fresh[share]).to(device),
+        plan.fresh is None or bool(plan.fresh[share].any()),
     )

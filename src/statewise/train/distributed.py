@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -66,6 +67,30 @@ class Ranks:
         """Wait for all ranks."""
         if self.world > 1:
             dist.barrier()
+
+
+@contextlib.contextmanager
+def torchrun_group(device: str | torch.device | None = None) -> Iterator[None]:
+    """Join the processes that torchrun started, for the time of the context.
+
+    Does nothing when torchrun did not start this process, or when the group is joined already.
+
+    Args:
+        device: where training will run, as in :func:`statewise.train.fit`: NCCL joins GPUs, gloo
+            processors.
+    """
+    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    if not launched or not dist.is_available() or dist.is_initialized():
+        yield
+        return
+    picked = pick_device(device, torch.device("cpu"))
+    if picked.type == "cuda":
+        torch.cuda.set_device(picked)
+    dist.init_process_group("nccl" if picked.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def pick_device(name: str | torch.device | None, current: torch.device) -> torch.device:

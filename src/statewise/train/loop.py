@@ -44,9 +44,10 @@ def fit(
     are kept. On one machine type the result depends on the arguments alone: equal arguments give
     equal bits on the CPU.
 
-    Under torchrun (``torch.distributed`` initialised) every rank calls with the same arguments, the
-    ranks share the windows of each batch, and the result is that of one process up to rounding;
-    ``folder`` is then one that all ranks see, and the main rank alone writes and shows.
+    Where ``torch.distributed`` is initialised, as inside :func:`~statewise.train.torchrun_group`
+    under torchrun, every rank calls with the same arguments, the ranks share the windows of each
+    batch, and the result is that of one process up to rounding. ``folder`` is then one that all
+    ranks see; the main rank alone writes and shows.
 
     Args:
         model: a model in the layer contract, changed in place.

@@ -109,7 +109,7 @@ class Problem:
 
     def start(self, batch: Batch, carried: State = None) -> State:
         """The state in front of the windows of a batch; None is the state of rest."""
-        if batch.fresh is not None and carried is not None and not bool(batch.fresh.any()):
+        if carried is not None and not batch.any_fresh:
             return carried
         if batch.context is None:
             fresh = self.initialiser.at_record(self.model, batch.record, batch.at_start)

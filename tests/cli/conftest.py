@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from statewise.cli import main
+
+#: Settings that make a run take about a second.
+TINY = (
+    "--training.steps=20 --training.eval-every=5 --training.window=60 --training.washout=10 "
+    "--training.polish-steps=0 --model.n-layers=1 --model.d-model=4 --model.d-state=4"
+).split()
+COLUMNS = ["--inputs", "volt", "load", "--outputs", "speed"]
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.out.count("\n") == 1, self.out
+        return json.loads(self.out)
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command line in this process, at 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("STATEWISE_DEBUG", raising=False)
+    monkeypatch.delenv("STATEWISE_DATA", raising=False)
+
+    def call(*words: object) -> Outcome:
+        capsys.readouterr()
+        status = main([str(word) for word in words])
+        return Outcome(status, *capsys.readouterr())
+
+    return call
+
+
+def motor(rows: int, seed: int = 0) -> np.ndarray:
+    """Columns volt, load, speed of a made-up motor."""
+    rng = np.random.default_rng(seed)
+    u = rng.standard_normal((rows, 2))
+    x, speed = 0.0, []
+    for volt, load in u:
+        x = 0.8 * x + volt - 0.5 * np.tanh(load)
+        speed.append(np.tanh(x / 3))
+    return np.column_stack([u, speed])
+
+
+def write_csv(path: Path, values: np.ndarray, header: str) -> Path:
+    np.savetxt(path, values, delimiter=",", header=header, comments="", fmt="%.8g")
+    return path
+
+
+@pytest.fixture(scope="session")
+def motor_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data with blank")
+    return write_csv(folder / "motor.csv", motor(240), "volt [V],load,speed [rad/s]")
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory, motor_csv: Path) -> Path:
+    """The folder of a run on ``motor_csv``."""
+    out = tmp_path_factory.mktemp("runs") / "motor"
+    words = ["fit", str(motor_csv), *COLUMNS, *TINY, "--dt", "0.1", "--out", str(out), "--json"]
+    assert main(words) == 0
+    return out
