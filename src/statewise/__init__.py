@@ -5,10 +5,16 @@ The names below are imported on first use, so that ``import statewise`` stays qu
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
+from statewise._lazy import attach
 from statewise._version import __version__
+
+if TYPE_CHECKING:
+    from statewise._errors import ConvergenceError, DataError, StatewiseError
+    from statewise.data import Experiments, Record, load_fulda
+    from statewise.estimators import ARX, FIR, SystemIdentifier
+    from statewise.models import DeepWiener, DeepWienerConfig
 
 _LAZY = {
     "ConvergenceError": "statewise._errors",
@@ -24,14 +30,19 @@ _LAZY = {
     "ARX": "statewise.estimators",
 }
 
-__all__ = ["__version__", *_LAZY]
+__all__ = [
+    "ARX",
+    "FIR",
+    "ConvergenceError",
+    "DataError",
+    "DeepWiener",
+    "DeepWienerConfig",
+    "Experiments",
+    "Record",
+    "StatewiseError",
+    "SystemIdentifier",
+    "__version__",
+    "load_fulda",
+]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'statewise' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _LAZY, ready=["__version__"])

@@ -6,10 +6,10 @@ import dataclasses
 from typing import Any, TypeVar
 
 _REGISTRY: dict[str, type] = {}
-_T = TypeVar("_T", bound=type)
+_T = TypeVar("_T")
 
 
-def register(cls: _T) -> _T:
+def register(cls: type[_T]) -> type[_T]:
     """Class decorator: let ``cls``, a dataclass, be saved under its name and read back.
 
     Args:
@@ -21,7 +21,7 @@ def register(cls: _T) -> _T:
     Raises:
         TypeError: ``cls`` is no dataclass, or the name is taken.
     """
-    if not dataclasses.is_dataclass(cls):
+    if not hasattr(cls, "__dataclass_fields__"):
         raise TypeError(f"{cls.__name__} must be a dataclass to be registered")
     taken = _REGISTRY.get(cls.__name__)
     if taken is not None and taken.__module__ != cls.__module__:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 import textwrap
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         1 for a failure of the program itself, 130 when the user stopped it.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _print_anything()
     try:
         _dispatch(arguments)
         sys.stdout.flush()
@@ -65,6 +67,13 @@ def main(argv: list[str] | None = None) -> int:
         text = f"{type(error).__name__}: {sentence(error)} (a fault of statewise; {where})"
         return _fail(text, 1, arguments)
     return 0
+
+
+def _print_anything() -> None:
+    """Let a terminal that lacks a character show its code, instead of failing on it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _dispatch(arguments: Sequence[str]) -> None:

@@ -46,7 +46,7 @@ def complain(text: str) -> None:
 def print_json(value: Any) -> None:
     """Print one JSON object on standard output; NaN and infinity become null."""
     text = json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False)
-    # A terminal or pipe that cannot show a character gets its escape, which is the same JSON.
+    # A pipe that cannot show a character gets its escape, which is the same JSON.
     encoding = sys.stdout.encoding or "utf-8"
     try:
         text.encode(encoding)

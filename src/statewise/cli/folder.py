@@ -157,9 +157,7 @@ def load_estimator(path: str) -> SystemIdentifier | FIR | ARX:
         UsageError: there is no model.
         DataError: a model that is damaged or of an unknown kind.
     """
-    # The recipes bring every kind of setting that a saved model may name.
     from statewise import estimators
-    from statewise.estimators import recipes  # noqa: F401
 
     folder = find_model(path)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -70,6 +71,8 @@ def identify(job: Job) -> None:
     except Exception:
         if not folder.checkpoint.is_dir():
             folder.clear()
+            with contextlib.suppress(OSError):  # other files may be in it
+                folder.path.rmdir()
         raise
     folder.finish(job.command, job.settings)
     say(f"done in {time.perf_counter() - started:.0f} s")

@@ -118,13 +118,11 @@ def _plain(text: str) -> str:
 def _short(text: str) -> str:
     """The complaints that newcomers meet most, in plain words."""
     text = text.partition(" Argument helptext:")[0]
-    missing = re.match(r"Missing from [^:]*: (\S+)", text) or re.match(
-        r"Missing value for argument '(\S+)'", text
-    )
+    missing = re.search(r"Missing (?:from [^:]*:|value for argument) '?([\w.-]+)", text)
     if missing:
         what = "needs a value" if missing[1].startswith("-") else "is missing"
         return f"{missing[1]} {what}"
-    wrong = re.match(r"Error parsing (\S+): (.*)", text)
+    wrong = re.search(r"Error parsing (\S+): (.*)", text)
     if wrong is None:
         return text
     for kind, opening in (

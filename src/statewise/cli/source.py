@@ -220,7 +220,6 @@ def load_records(
     window: int | None,
     inputs: tuple[str, ...],
     outputs: tuple[str, ...],
-    time_unit: str,
     measured: bool,
 ) -> Records:
     """Read records to run a model on.
@@ -231,7 +230,6 @@ def load_records(
         window: leading samples that set the initial state; None takes that of the task, or 0.
         inputs: names of the model's inputs.
         outputs: names of its outputs.
-        time_unit: its unit of time.
         measured: whether measured outputs must be there; otherwise they are read when they are.
 
     Returns:
@@ -249,8 +247,6 @@ def load_records(
         held = {column.name for column in describe_file(Path(data).expanduser()).columns}
         if not held.issuperset(outputs):
             asked["outputs"] = []
-    if columns.time_unit is None and time_unit not in ("", "samples"):
-        asked["time_unit"] = time_unit
     return Records({"data": _windowed(read_file(data, columns, **asked), window)}, {})
 
 

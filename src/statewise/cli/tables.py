@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,9 +79,7 @@ def _table(rows: Sequence[Mapping[str, Any]], best: str | None) -> Table:
     for name in metrics:
         unit = "" if mixed and name in ("rmse", "mae") else units[name]
         label = _LABELS.get(name, name)
-        table.add_column(
-            f"{label} [{unit}]".replace("[", r"\[") if unit else label, justify="right"
-        )
+        table.add_column(Text(f"{label} [{unit}]" if unit else label), justify="right")
     values = {(r["method"], r["channel"], r["metric"]): (r["value"], r["unit"]) for r in rows}
     for method in methods:
         for index, channel in enumerate(channels):
@@ -90,7 +89,7 @@ def _table(rows: Sequence[Mapping[str, Any]], best: str | None) -> Table:
                 value, unit = values.get((method, channel, name), (None, ""))
                 tail = f" {unit}" if mixed and name in ("rmse", "mae") else ""
                 cells.append(f"{_shown_value(name, value)}{tail}")
-            table.add_row(*cells, style="bold" if method == best else None)
+            table.add_row(*map(Text, cells), style="bold" if method == best else None)
     return table
 
 

@@ -12,6 +12,8 @@ from statewise.cli.source import Columns, Records
 if TYPE_CHECKING:
     from statewise.data import Experiments
 
+#: Relative difference of sampling intervals that is not worth a word.
+_SAME_STEP = 0.01
 _WINDOW = arg(metavar="N", help_behavior_hint="(default: that of a benchmark, else 0)")
 
 
@@ -46,7 +48,7 @@ def open_model(options: UseOptions, *, measured: bool) -> tuple[Any, Records]:
         measured: whether the records must hold measured outputs.
 
     Returns:
-        The estimator and the records, their steps counted in its sampling interval.
+        The estimator and the records.
 
     Raises:
         UsageError: no model, or DATA that is nothing.
@@ -63,10 +65,9 @@ def open_model(options: UseOptions, *, measured: bool) -> tuple[Any, Records]:
         window=options.window,
         inputs=model.input_names_,
         outputs=model.output_names_,
-        time_unit=model.time_unit_,
         measured=measured,
     )
-    for name, part in records.parts.items():
+    for part in records.parts.values():
         for what, known, given in (
             ("input", model.input_names_, part.input_names if part.n_u else ()),
             ("output", model.output_names_, part.output_names if part.n_y else ()),
@@ -76,15 +77,23 @@ def open_model(options: UseOptions, *, measured: bool) -> tuple[Any, Records]:
                     f"{options.data} gives {len(given)} {what}s ({', '.join(given) or 'none'}); "
                     f"the model has {len(known)} ({', '.join(known)})"
                 )
-        records.parts[name] = _in_model_time(part, model)
+        _tell_interval(part, model)
     return model, records
 
 
-def _in_model_time(part: Experiments, model: Any) -> Experiments:
-    """Count steps in the sampling interval that the model was trained at."""
-    if model.dt_ is None or part.nominal_dt is None or part.time_unit != model.time_unit_:
-        return part
-    return part.with_nominal_dt(model.dt_)
+def _tell_interval(part: Experiments, model: Any) -> None:
+    """Say when the data are sampled otherwise than the training data, which the model heeds."""
+    from statewise.cli.console import say
+    from statewise.data.timeaxis import SECONDS
+
+    ours, theirs = model.time_unit_, part.time_unit
+    if model.dt_ is None or part.nominal_dt is None or not {ours, theirs} <= set(SECONDS):
+        return
+    if abs(part.nominal_dt * SECONDS[theirs] / (model.dt_ * SECONDS[ours]) - 1) > _SAME_STEP:
+        say(
+            f"the data are sampled every {part.nominal_dt:.4g} {theirs}, the model was trained at "
+            f"{model.dt_:.4g} {ours}"
+        )
 
 
 def unmeasured(part: Experiments, n_y: int) -> Experiments:

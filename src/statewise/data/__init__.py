@@ -5,9 +5,9 @@ Importing this package imports neither torch nor pandas.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from statewise._lazy import attach
 from statewise.data.experiments import Experiments
 from statewise.data.normalise import Normaliser
 from statewise.data.record import Record
@@ -43,14 +43,4 @@ __all__ = [
     "metrics",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"statewise.data.{name}")
-    raise AttributeError(f"module 'statewise.data' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _LAZY, modules=_MODULES, ready=__all__)

@@ -5,8 +5,9 @@ The names are imported on first use; the linear baselines need no torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from statewise._lazy import attach
 
 if TYPE_CHECKING:
     from statewise.estimators.arx import ARX
@@ -38,12 +39,4 @@ __all__ = [
     "SystemIdentifier",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _LAZY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import inspect
 import json
 import os
@@ -24,6 +25,16 @@ from statewise.estimators._inputs import as_arrays, as_experiments, check_steps,
 Array = npt.NDArray[np.float64]
 __all__ = ["BaseIdentifier", "NotFittedError", "as_arrays", "as_experiments"]
 
+# What reading raises on values that no saved estimator has.
+_UNUSABLE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _SIGNALS = ("input_names", "output_names", "input_units", "output_units", "time_unit", "dt")
 
 
@@ -99,7 +110,7 @@ class BaseIdentifier(abc.ABC):
         return params
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters of ``__init__`` by name.
+        """Set parameters of ``__init__`` by name; ``a__b`` is the setting ``b`` in ``a``.
 
         Raises:
             ValueError: a name that ``__init__`` does not have.
@@ -112,10 +123,7 @@ class BaseIdentifier(abc.ABC):
                     f"{type(self).__name__} has no parameter {own!r}; "
                     f"its parameters are {', '.join(known)}"
                 )
-            if rest:
-                getattr(self, own).set_params(**{rest: value})
-            else:
-                setattr(self, own, value)
+            setattr(self, own, _changed(getattr(self, own), own, rest, value) if rest else value)
         return self
 
     def __repr__(self) -> str:
@@ -336,10 +344,11 @@ class BaseIdentifier(abc.ABC):
                 Score(**{**item, "value": float("nan") if item["value"] is None else item["value"]})
                 for item in scores
             ]
-        except (KeyError, TypeError, ValueError) as error:
+        except _UNUSABLE as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"the files of {path} do not fit together: {error}") from error
+            reason = " ".join(str(error).split())
+            raise DataError(f"the files of {path} do not fit together: {reason}") from error
         except FileNotFoundError as error:
             raise DataError(f"{path} lacks a file of the model ({error})") from error
         estimator.n_features_in_ = len(estimator.input_names_)
@@ -374,6 +383,17 @@ class BaseIdentifier(abc.ABC):
                 f"this {type(self).__name__} was fitted with {len(self.output_names_)} output(s) "
                 f"({', '.join(self.output_names_)}), the records have {experiments.n_y}"
             )
+
+
+def _changed(part: Any, own: str, path: str, value: Any) -> Any:
+    """``part`` with one setting in it changed: an estimator in place, a dataclass as a copy."""
+    if hasattr(part, "set_params"):
+        return part.set_params(**{path: value})
+    name, _, rest = path.partition("__")
+    if not dataclasses.is_dataclass(part) or not hasattr(part, name):
+        raise ValueError(f"{own} is {part!r}, which has no setting {name!r}")
+    value = _changed(getattr(part, name), f"{own}__{name}", rest, value) if rest else value
+    return dataclasses.replace(part, **{name: value})  # type: ignore[type-var]
 
 
 def _layout(u: Any, y: Any) -> str:

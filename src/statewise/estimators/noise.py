@@ -28,7 +28,7 @@ class ErrorModel:
 
     @property
     def order(self) -> int:
-        """P."""
+        """The number p of earlier errors that count."""
         return self.coefficients.shape[1]
 
     @classmethod
@@ -40,22 +40,24 @@ class ErrorModel:
             max_order: largest order tried; one order serves all outputs.
 
         Returns:
-            The model. With fewer than ten known errors per coefficient, shorter orders are tried.
+            The model. Orders are tried up to the largest one for which every output has ten
+            errors per coefficient whose predecessors are all known.
         """
-        n_y = errors[0].shape[1]
+        longest, rows = max_order, _rows(errors, max_order)
+        while longest and any(len(target) < 10 * longest for target, _ in rows):
+            longest -= 1
+            rows = _rows(errors, longest)
         best: tuple[float, ErrorModel] | None = None
-        for order in range(max_order + 1):
+        for order in range(longest + 1):
             # Every order is judged on the same targets, those that the longest order can reach.
-            fitted = [_least_squares(errors, channel, order, max_order) for channel in range(n_y)]
-            if any(rows < 10 * max(order, 1) for _, _, rows in fitted) and best is not None:
-                break
+            fitted = [_least_squares(target, past[:, :order]) for target, past in rows]
             model = cls(
-                np.stack([phi for phi, _, _ in fitted]).reshape(n_y, order),
-                np.array([variance for _, variance, _ in fitted]),
+                np.stack([phi for phi, _ in fitted]), np.array([variance for _, variance in fitted])
             )
             criterion = sum(
-                rows * np.log(max(variance, np.finfo(float).tiny)) + order * np.log(max(rows, 2))
-                for _, variance, rows in fitted
+                len(target) * np.log(max(variance, np.finfo(float).tiny))
+                + order * np.log(max(len(target), 2))
+                for (target, _), (_, variance) in zip(rows, fitted, strict=True)
             )
             if best is None or criterion < best[0]:
                 best = (float(criterion), model)
@@ -90,7 +92,7 @@ class ErrorModel:
         """
         length, n_y = errors.shape
         out = np.zeros((length, n_y))
-        if self.order == 0:
+        if self.order == 0 or steps >= length:
             return out
         for channel in range(n_y):
             phi = self.coefficients[channel]
@@ -114,28 +116,28 @@ class ErrorModel:
         return out
 
 
-def _least_squares(
-    errors: Sequence[Array], channel: int, order: int, first: int
-) -> tuple[Array, float, int]:
-    targets, regressors = [], []
-    for record in errors:
-        e = record[:, channel]
-        if len(e) <= first:
-            continue
-        lags = [e[first - lag : len(e) - lag] for lag in range(1, order + 1)]
-        columns = np.stack(lags, axis=1) if lags else np.empty((len(e) - first, 0))
-        target = e[first:]
-        keep = np.isfinite(target) & np.isfinite(columns).all(axis=1)
-        targets.append(target[keep])
-        regressors.append(columns[keep])
-    target = np.concatenate(targets) if targets else np.empty(0)
+def _rows(errors: Sequence[Array], order: int) -> list[tuple[Array, Array]]:
+    """For each output the known errors (n,) that follow ``order`` known ones, and those (n, p)."""
+    found = []
+    for channel in range(errors[0].shape[1]):
+        targets, pasts = [], []
+        for e in (record[:, channel] for record in errors):
+            count = max(len(e) - order, 0)
+            lags = [e[order - lag : order - lag + count] for lag in range(order + 1)]
+            table = np.stack(lags, axis=1)
+            table = table[np.isfinite(table).all(axis=1)]
+            targets.append(table[:, 0])
+            pasts.append(table[:, 1:])
+        found.append((np.concatenate(targets), np.concatenate(pasts)))
+    return found
+
+
+def _least_squares(target: Array, past: Array) -> tuple[Array, float]:
+    """Coefficients and the mean square of what they leave; nothing known gives 0."""
     if len(target) == 0:
-        return np.zeros(order), 0.0, 0
-    columns = np.concatenate(regressors)
-    phi = np.zeros(0)
-    if order:
-        phi = np.asarray(np.linalg.lstsq(columns, target, rcond=None)[0], dtype=np.float64)
-    return phi, float(np.mean((target - columns @ phi) ** 2)), len(target)
+        return np.zeros(past.shape[1]), 0.0
+    phi = np.asarray(np.linalg.lstsq(past, target, rcond=None)[0], dtype=np.float64)
+    return phi, float(np.mean((target - past @ phi) ** 2))
 
 
 def _fill(e: Array, phi: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -10,17 +11,21 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from statewise._config import from_dict, to_dict
 from statewise._errors import DataError
 from statewise.data import Experiments, Normaliser, Record
+from statewise.data.timeaxis import SECONDS
 from statewise.estimators._base import BaseIdentifier
 from statewise.estimators._inputs import as_arrays, as_experiments
 from statewise.estimators.noise import ErrorModel
 from statewise.estimators.transform import OutputTransform, undo
 from statewise.models.config import DeepWienerConfig
 from statewise.train.config import FitConfig
+from statewise.train.initial import EncoderState, InitialState, context_samples
 
 if TYPE_CHECKING:
     from statewise.models import DeepWiener
+    from statewise.train import Initialiser
 
 Array = npt.NDArray[np.float64]
 
@@ -46,6 +51,9 @@ class SystemIdentifier(BaseIdentifier):
     Attributes:
         model_: the trained :class:`~statewise.models.DeepWiener`.
         normaliser_: means and standard deviations of the training records.
+        nominal_dt_: the interval that the model takes as one step; None when no time was known.
+        initial_state_: how a simulated record finds its state from its first ``skip`` outputs.
+        initialiser_: the same at work, trained where it has something to train.
         history_: one dictionary for every evaluation during training.
         error_model_: the autoregressive model of the simulation errors on the training records.
         fit_seconds_: wall time of ``fit``.
@@ -53,6 +61,9 @@ class SystemIdentifier(BaseIdentifier):
 
     model_: DeepWiener
     normaliser_: Normaliser
+    nominal_dt_: float | None
+    initial_state_: InitialState
+    initialiser_: Initialiser
     error_model_: ErrorModel
     history_: list[dict[str, Any]]
     fit_seconds_: float
@@ -101,6 +112,8 @@ class SystemIdentifier(BaseIdentifier):
             The fitted estimator.
 
         Raises:
+            TypeError: settings or validation data of another type, or ``dt`` beside an
+                :class:`~statewise.data.Experiments`.
             ValueError: no inputs, or settings that do not fit the data.
             DataError: data that cannot be understood.
         """
@@ -108,8 +121,11 @@ class SystemIdentifier(BaseIdentifier):
         from statewise.train import fit
 
         started = time.perf_counter()
-        if not 0 <= self.valid_fraction < 1:
-            raise ValueError(f"valid_fraction is in [0, 1); given {self.valid_fraction}")
+        self._check_settings()
+        if dt is not None and isinstance(u, Experiments):
+            raise TypeError(f"an Experiments holds its sampling interval: leave out dt={dt}")
+        if valid is not None and not isinstance(valid, Experiments):
+            raise TypeError(f"valid is an Experiments or None; given {type(valid).__name__}")
         train = as_experiments(u, y, dt=dt)
         if train.n_u == 0:
             raise ValueError(
@@ -117,10 +133,14 @@ class SystemIdentifier(BaseIdentifier):
                 "ARX(nb=0) identifies a model of outputs alone"
             )
         config = FitConfig() if self.training is None else self.training
+        state = config.initial_state if config.valid_state is None else config.valid_state
         whole = train
         if valid is None and self.valid_fraction > 0:
-            head = 1 - self.valid_fraction
-            train, valid = train.split_time((head, self.valid_fraction), context=config.washout)
+            head, context = 1 - self.valid_fraction, max(config.washout, context_samples(state))
+            train, valid = train.split_time((head, self.valid_fraction), context=context)
+        # Not fitted any more: a fit that fails must leave no mixture of two models behind.
+        vars(self).pop("n_features_in_", None)
+        self.nominal_dt_, self.time_unit_ = whole.nominal_dt, whole.time_unit
         self.normaliser_ = Normaliser.fit(self._transformed(train))
         model = DeepWiener(train.n_u, train.n_y, self.model, seed=self.seed)
         result = fit(
@@ -135,6 +155,7 @@ class SystemIdentifier(BaseIdentifier):
             progress=progress,
         )
         self.model_ = model.to("cpu").eval()
+        self.initial_state_, self.initialiser_ = state, result.initialiser.to("cpu")
         self.history_ = list(result.history)
         self._remember(whole)
         self.error_model_ = self._fit_error_model(train)
@@ -159,9 +180,7 @@ class SystemIdentifier(BaseIdentifier):
             continues the simulation when it is given as the next ``x0``.
         """
         self._check_fitted()
-        inputs = as_arrays(u, "u")[0][0]
-        self._check_inputs(inputs.shape[1])
-        return self._run(inputs, x0)
+        return self._run(self._one_input(u, "u"), x0)
 
     def estimate_state(self, u: Any, y: Any) -> Any:
         """Find the state after a stretch of inputs and outputs by least squares.
@@ -176,11 +195,11 @@ class SystemIdentifier(BaseIdentifier):
         from statewise.train import estimate_state
 
         self._check_fitted()
-        record = self._normalised(as_experiments(u, y))[0]
-        self._check_inputs(record.n_u)
-        tensors = _tensors(self.model_, record)
-        start = estimate_state(self.model_, tensors["u"], tensors["y"], **tensors["masks"])
-        return self._advance(tensors["u"], start, tensors["masks"]["mask"])[1]
+        inputs = self._one_input(u, "u")
+        record = self._normalised(as_experiments(inputs, self._one_output(y, len(inputs))))[0]
+        assert record.u is not None
+        start = estimate_state(self.model_, record.u, record.y)
+        return self._advance(record.u, start)[1]
 
     # ---- what the base asks for ----
 
@@ -190,17 +209,18 @@ class SystemIdentifier(BaseIdentifier):
     def _simulate_record(self, record: Record) -> Array:
         from statewise.train import free_run
 
-        experiments = Experiments((self._normalised_record(record),))
-        state = None if self.training is None else self.training.valid_state
-        if state is None and self.training is not None:
-            state = self.training.initial_state
-        (z,) = free_run(self.model_, experiments, initial_state=state)
+        (z,) = free_run(
+            self.model_, self._normalised(Experiments((record,))), initial_state=self.initialiser_
+        )
         return self._physical(z)
 
     def _predict_record(self, record: Record, steps: int) -> Array:
         simulated = self._simulate_record(record)
         errors = record.y - simulated
-        return simulated + self.error_model_.predict(errors, steps)
+        if self.initialiser_.usable(record.skip):
+            # The state is found anew after these samples: their errors belong to another run.
+            errors[: record.skip] = np.nan
+        return self._limited(simulated + self.error_model_.predict(errors, steps))
 
     def forecast(self, u: Any, y: Any, u_future: Any) -> Array:
         """Forecast the outputs that follow a record, given its future inputs.
@@ -215,24 +235,29 @@ class SystemIdentifier(BaseIdentifier):
 
         Returns:
             Outputs (H, n_y).
+
+        Raises:
+            NotFittedError: before ``fit``.
+            ValueError: more than one record, or shapes that do not fit.
         """
         self._check_fitted()
-        past, future = as_arrays(u, "u")[0][0], as_arrays(u_future, "u_future")[0][0]
-        measured = as_arrays(y, "y")[0][0]
-        if len(past) != len(measured):
-            raise ValueError(f"u has {len(past)} samples and y has {len(measured)}")
-        for inputs in (past, future):
-            self._check_inputs(inputs.shape[1])
+        past, future = self._one_input(u, "u"), self._one_input(u_future, "u_future")
+        measured = self._one_output(y, len(past))
         simulated, _ = self._run(np.concatenate([past, future]), None)
         errors = measured - simulated[: len(past)]
-        return simulated[len(past) :] + self.error_model_.forecast(errors, len(future))
+        ahead = self.error_model_.forecast(errors, len(future))
+        return self._limited(simulated[len(past) :] + ahead)
 
     def _write(self, folder: Path) -> dict[str, Any]:
         from statewise.models.storage import model_config, write_weights
 
         write_weights(self.model_, folder / "model.safetensors")
+        if isinstance(self.initial_state_, EncoderState):
+            write_weights(self.initialiser_, folder / "initial_state.safetensors")
         return {
             "format": 1,
+            "nominal_dt": self.nominal_dt_,
+            "initial_state": to_dict(self.initial_state_),
             "network": model_config(self.model_),
             "normaliser": self.normaliser_.to_dict(),
             "error_model": {
@@ -245,48 +270,115 @@ class SystemIdentifier(BaseIdentifier):
 
     def _read(self, folder: Path, kept: dict[str, Any]) -> None:
         from statewise.models.storage import build_model, read_weights
+        from statewise.train import build_initialiser
 
         if kept.get("format") != 1:
             raise DataError(f"{folder}: expected format 1, found {kept.get('format')!r}")
         self.model_ = build_model(kept["network"])
         read_weights(self.model_, folder / "model.safetensors")
         self.model_.eval()
+        self.nominal_dt_ = None if kept["nominal_dt"] is None else float(kept["nominal_dt"])
+        self.initial_state_ = from_dict(kept["initial_state"])
+        self.initialiser_ = build_initialiser(self.initial_state_, self.model_, seed=0)
+        if isinstance(self.initial_state_, EncoderState):
+            read_weights(self.initialiser_, folder / "initial_state.safetensors")
         self.normaliser_ = Normaliser.from_dict(kept["normaliser"])
         variance = np.asarray(kept["error_model"]["variance"], dtype=np.float64)
         coefficients = np.asarray(kept["error_model"]["coefficients"], dtype=np.float64)
         self.error_model_ = ErrorModel(coefficients.reshape(len(variance), -1), variance)
         self.history_ = kept["history"]
         self.fit_seconds_ = kept["fit_seconds"]
+        self._check_sizes(folder)
 
     # ---- helpers ----
+
+    def _check_settings(self) -> None:
+        kinds = {"model": DeepWienerConfig, "training": FitConfig, "transform": OutputTransform}
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"{name} is None or of type {kind.__name__}; given {value!r}")
+        if not 0 <= self.valid_fraction < 1:
+            raise ValueError(f"valid_fraction is in [0, 1); given {self.valid_fraction}")
+
+    def _check_sizes(self, folder: Path) -> None:
+        """Refuse files of different models in one folder."""
+        n_u, n_y = len(self.input_names_), len(self.output_names_)
+        found = {
+            "the network": (self.model_.d_input, self.model_.d_output),
+            "the scaling": (self.normaliser_.u_mean.size, self.normaliser_.y_mean.size),
+            "the error model": (n_u, len(self.error_model_.coefficients)),
+        }
+        for what, sizes in found.items():
+            if sizes != (n_u, n_y):
+                raise DataError(
+                    f"{folder / 'config.json'} names {n_u} inputs and {n_y} outputs; {what} has "
+                    f"{sizes[0]} and {sizes[1]}"
+                )
+
+    def _one_input(self, u: Any, what: str) -> Array:
+        inputs = _one_record(u, what)
+        self._check_inputs(inputs.shape[1])
+        return inputs
+
+    def _one_output(self, y: Any, length: int) -> Array:
+        outputs = _one_record(y, "y")
+        if outputs.shape != (length, len(self.output_names_)):
+            raise ValueError(
+                f"u has {length} samples and the model {len(self.output_names_)} output(s); "
+                f"given y of shape {outputs.shape}"
+            )
+        return outputs
 
     def _transformed(self, experiments: Experiments) -> Experiments:
         return experiments if self.transform is None else self.transform.apply(experiments)
 
     def _normalised(self, experiments: Experiments) -> Experiments:
-        return self.normaliser_.transform(self._transformed(experiments))
-
-    def _normalised_record(self, record: Record) -> Record:
-        return self._normalised(Experiments((record,)))[0]
+        """Records as the model sees them: scaled, in its steps, with unknown outputs as NaN."""
+        if experiments.n_y == 0:
+            n_y = self.normaliser_.y_mean.size
+            experiments = experiments.map(
+                lambda r: dataclasses.replace(r, y=np.full((len(r), n_y), np.nan))
+            )
+        experiments = self.normaliser_.transform(self._transformed(experiments))
+        here, there = experiments.time_unit, self.time_unit_
+        if self.nominal_dt_ is None or experiments.nominal_dt is None:
+            return experiments
+        if here == there:
+            return experiments.with_nominal_dt(self.nominal_dt_)
+        if here in SECONDS and there in SECONDS:
+            return experiments.with_nominal_dt(self.nominal_dt_ * SECONDS[there] / SECONDS[here])
+        return experiments
 
     def _physical(self, z: Array) -> Array:
         return undo(self.transform, self.normaliser_.inverse_y(z))
 
+    def _limited(self, y: Array) -> Array:
+        return y if self.transform is None else self.transform.limit(y)
+
     def _run(self, u: Array, x0: Any) -> tuple[Array, Any]:
+        if len(u) == 0:
+            raise ValueError("there is nothing to simulate: u has no samples")
+        if np.isinf(u).any():
+            row = int(np.argmax(np.isinf(u).any(axis=1)))
+            raise ValueError(f"u is infinite in sample {row}; expected numbers, or NaN for missing")
+        z, state = self._advance(self.normaliser_.transform_u(u), x0)
+        return self._physical(z), state
+
+    def _advance(self, u: Any, state: Any) -> tuple[Array, Any]:
+        """Run the network over normalised inputs in pieces, so that memory stays bounded."""
         import torch
 
-        normalised = self.normaliser_.transform_u(u)
-        mask = torch.from_numpy(np.isfinite(normalised))[None]
+        from statewise.train.simulate import SAMPLES_AT_ONCE
+
         dtype = next(self.model_.parameters()).dtype
-        tensor = torch.from_numpy(np.nan_to_num(normalised)).to(dtype)[None]
-        z, state = self._advance(tensor, x0, None if bool(mask.all()) else mask)
-        return self._physical(z[0].double().numpy()), state
-
-    def _advance(self, u: Any, x0: Any, mask: Any) -> tuple[Any, Any]:
-        import torch
-
+        outputs = []
         with torch.no_grad():
-            return self.model_(u, x0, mask=mask)
+            for first in range(0, len(u), SAMPLES_AT_ONCE):
+                piece, mask = _tensor(u[first : first + SAMPLES_AT_ONCE], dtype)
+                z, state = self.model_(piece, state, mask=mask)
+                outputs.append(z[0].double().numpy())
+        return np.concatenate(outputs), state
 
     def _fit_error_model(self, experiments: Experiments) -> ErrorModel:
         errors = []
@@ -297,18 +389,18 @@ class SystemIdentifier(BaseIdentifier):
         return ErrorModel.fit(errors)
 
 
-def _tensors(model: DeepWiener, record: Record) -> dict[str, Any]:
-    """A normalised record as tensors with a batch axis."""
+def _one_record(data: Any, what: str) -> Array:
+    """The array (L, n) of a single record."""
+    records, _ = as_arrays(data, what)
+    if len(records) != 1:
+        raise ValueError(f"{what} is one record here, (L,) or (L, n); given {len(records)} records")
+    return records[0]
+
+
+def _tensor(values: Array, dtype: Any) -> tuple[Any, Any]:
+    """Values as a tensor with a batch axis, 0 where missing, and the mask of what is known."""
     import torch
 
-    dtype = next(model.parameters()).dtype
-
-    def bring(values: Array) -> tuple[Any, Any]:
-        known = np.isfinite(values)
-        tensor = torch.from_numpy(np.nan_to_num(values)).to(dtype)[None]
-        return tensor, None if known.all() else torch.from_numpy(known)[None]
-
-    assert record.u is not None
-    u, mask = bring(record.u)
-    y, y_mask = bring(record.y)
-    return {"u": u, "y": y, "masks": {"mask": mask, "y_mask": y_mask}}
+    known = np.isfinite(values)
+    tensor = torch.from_numpy(np.where(known, values, 0.0)).to(dtype)[None]
+    return tensor, None if known.all() else torch.from_numpy(known)[None]

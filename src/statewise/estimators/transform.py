@@ -21,11 +21,15 @@ class OutputTransform(abc.ABC):
 
     @abc.abstractmethod
     def forward(self, y: Array) -> Array:
-        """Z = T(y); NaN stays NaN."""
+        """The transformed outputs T(y); NaN stays NaN."""
 
     @abc.abstractmethod
     def inverse(self, z: Array) -> Array:
-        """Y = T⁻¹(z)."""
+        """The outputs T⁻¹(z)."""
+
+    def limit(self, y: Array) -> Array:
+        """The values nearest to ``y`` that the inverse can give."""
+        return y
 
     def apply(self, experiments: Experiments) -> Experiments:
         """The records with transformed outputs."""
@@ -56,6 +60,10 @@ class SignedPower(OutputTransform):
     def inverse(self, z: Array) -> Array:
         """See :meth:`OutputTransform.inverse`."""
         y = np.sign(z) * np.abs(z) ** (1 / self.power)
+        return self.limit(y)
+
+    def limit(self, y: Array) -> Array:
+        """See :meth:`OutputTransform.limit`."""
         return y if self.floor is None else np.maximum(y, self.floor)
 
 

@@ -5,8 +5,9 @@ The names below are imported on first use, so that settings are at hand without 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from statewise._lazy import attach
 
 if TYPE_CHECKING:
     from statewise.nn.contract import Layer, State, map_state, state_tensors
@@ -132,12 +133,4 @@ __all__ = [
     "state_tensors",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"statewise.nn.{_LAZY[name]}"), name)
-    raise AttributeError(f"module 'statewise.nn' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _LAZY)

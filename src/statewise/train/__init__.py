@@ -5,9 +5,9 @@ The names below are imported on first use, so that the settings are at hand with
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from statewise._lazy import attach
 from statewise.train.config import FitConfig
 from statewise.train.initial import (
     EncoderState,
@@ -60,12 +60,4 @@ __all__ = [
     "torchrun_group",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"statewise.train.{_LAZY[name]}"), name)
-    raise AttributeError(f"module 'statewise.train' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _LAZY, ready=__all__)

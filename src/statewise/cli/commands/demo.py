@@ -86,12 +86,13 @@ def run(arguments: Sequence[str]) -> None:
 
 def _next_steps(record: Path, folder: Path) -> None:
     inputs = "Prec tmean tmax tmin"
+    file, model = shlex.quote(str(record)), shlex.quote(str(folder))
     lines = [
         "",
         "next, on the record as a file, and with the model:",
-        f"  statewise data describe {record}",
-        f"  statewise fit {record} --inputs {inputs} --outputs Q --recipe {RECIPE}",
-        f"  statewise simulate {folder} {record} --out simulated.csv",
+        f"  statewise data describe {file}",
+        f"  statewise fit {file} --inputs {inputs} --outputs Q --recipe {RECIPE}",
+        f"  statewise simulate {model} {file} --out simulated.csv",
     ]
     console = output()
     for line in lines:

@@ -15,7 +15,7 @@ from statewise.cli.options import parse
 if TYPE_CHECKING:
     from statewise.data import FileDescription
 
-SUMMARY = "Say what a data file holds: columns, time axis, gaps, likely inputs and outputs."
+SUMMARY = "Say what a data file holds: columns, time axis, gaps, likely roles."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +49,13 @@ def run(arguments: Sequence[str]) -> None:
 
 def _show(found: FileDescription) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from statewise.cli.tables import number
 
     console = output()
     table = Table(
-        title=f"{found.path}: {found.format}, {found.rows} rows",
+        title=Text(f"{found.path}: {found.format}, {found.rows} rows"),
         title_style="bold",
         title_justify="left",
     )
@@ -68,7 +69,7 @@ def _show(found: FileDescription) -> None:
         cells = [v if isinstance(v, str) else "" if v is None else number(v) for v in values]
         mark = " !" if one.problem else ""
         row = (f"{one.name}{mark}", one.kind, one.unit, str(one.missing or ""), *cells)
-        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+        table.add_row(*map(Text, row))
     console.print(table)
     lines = [f"time     {found.time or 'no column'}: {found.sampling}"]
     if found.start:

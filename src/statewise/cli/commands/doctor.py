@@ -19,7 +19,7 @@ from statewise._version import __version__
 from statewise.cli.console import output, print_json, say
 from statewise.cli.options import parse
 
-SUMMARY = "Say what works on this machine, which back end computes each operator, and why not."
+SUMMARY = "Say what works on this machine, and why not."
 _PACKAGES = ("torch", "numba", "numpy", "scipy", "polars", "safetensors", "matplotlib", "tyro")
 #: Extra → modules that it brings, and what they are for.
 _EXTRAS = {

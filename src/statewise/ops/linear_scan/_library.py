@@ -2,7 +2,7 @@
 
 Arguments are checked by then: a has the type of b and broadcasts to it, its channel axis in full;
 b is (B, L, D), h0 (B, D) or None in the accumulation type, reset (B, L) bool or None; all but
-reset with a trailing axis (re, im) when ``pairs``.
+reset with a trailing axis (re, im) when b has four axes.
 """
 
 from __future__ import annotations
@@ -32,19 +32,18 @@ def _full_rank(a: Tensor, b: Tensor) -> Tensor:
 @torch.library.custom_op(
     "statewise::linear_scan",
     mutates_args=(),
-    schema="(Tensor a, Tensor b, Tensor? h0, Tensor? reset, bool reverse, bool pairs)"
-    " -> (Tensor, Tensor)",
+    schema="(Tensor a, Tensor b, Tensor? h0, Tensor? reset, bool reverse) -> (Tensor, Tensor)",
 )
 def scan(
-    a: Tensor, b: Tensor, h0: Tensor | None, reset: Tensor | None, reverse: bool, pairs: bool
+    a: Tensor, b: Tensor, h0: Tensor | None, reset: Tensor | None, reverse: bool
 ) -> tuple[Tensor, Tensor]:
     """Every state h (B, L, D), and the last one (B, D)."""
     backend = dispatch.select(OP, b.device.type, b.dtype)
-    return backend.forward(_full_rank(a, b), b, h0, reset, reverse, pairs)
+    return backend.forward(_full_rank(a, b), b, h0, reset, reverse, b.dim() == 4)
 
 
 @scan.register_fake
-def _(a, b, h0, reset, reverse, pairs):
+def _(a, b, h0, reset, reverse):
     state = (b.shape[0], *b.shape[2:])
     return b.new_empty(b.shape), b.new_empty(state, dtype=accumulation_dtype(b.dtype))
 
@@ -53,7 +52,7 @@ def _(a, b, h0, reset, reverse, pairs):
     "statewise::linear_scan_backward",
     mutates_args=(),
     schema="(Tensor? grad_h, Tensor? grad_last, Tensor a, Tensor h, Tensor? h0, Tensor? reset,"
-    " bool reverse, bool pairs, bool need_a, str? backend) -> (Tensor, Tensor, Tensor)",
+    " bool reverse, bool need_a, str? backend) -> (Tensor, Tensor, Tensor)",
 )
 def scan_backward(
     grad_h: Tensor | None,
@@ -63,19 +62,20 @@ def scan_backward(
     h0: Tensor | None,
     reset: Tensor | None,
     reverse: bool,
-    pairs: bool,
     need_a: bool,
     backend: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of a, b and h0; that of ``a`` is empty unless needed, that of h0 without one."""
     chosen = dispatch.select(OP, h.device.type, h.dtype, backend)
     full = _full_rank(a, h)
-    da, db, dh0 = chosen.backward(grad_h, grad_last, full, h, h0, reset, reverse, pairs, need_a)
+    da, db, dh0 = chosen.backward(
+        grad_h, grad_last, full, h, h0, reset, reverse, h.dim() == 4, need_a
+    )
     return (da.reshape(a.shape) if need_a and full is not a else da), db, dh0
 
 
 @scan_backward.register_fake
-def _(grad_h, grad_last, a, h, h0, reset, reverse, pairs, need_a, backend):
+def _(grad_h, grad_last, a, h, h0, reset, reverse, need_a, backend):
     return (
         a.new_empty(a.shape if need_a else 0),
         h.new_empty(h.shape),
@@ -84,7 +84,7 @@ def _(grad_h, grad_last, a, h, h0, reset, reverse, pairs, need_a, backend):
 
 
 def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    a, _, h0, reset, ctx.reverse, ctx.pairs = inputs
+    a, _, h0, reset, ctx.reverse = inputs
     # Autograd threads see no context variables; a traced graph must not freeze the choice.
     ctx.backend = None if torch.compiler.is_compiling() else dispatch.choice()
     ctx.set_materialize_grads(False)
@@ -95,13 +95,12 @@ def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tupl
     a, h, h0, reset = ctx.saved_tensors
     need_a, need_b, need_h0 = ctx.needs_input_grad[:3]
     da, db, dh0 = scan_backward(
-        grad_h, grad_last, a, h, h0, reset, ctx.reverse, ctx.pairs, need_a, ctx.backend
+        grad_h, grad_last, a, h, h0, reset, ctx.reverse, need_a, ctx.backend
     )
     return (
         da if need_a else None,
         db if need_b else None,
         dh0 if need_h0 else None,
-        None,
         None,
         None,
     )

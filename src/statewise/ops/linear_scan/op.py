@@ -65,7 +65,6 @@ def linear_scan(
         *_cast(b, h0, out, acc),
         reset,
         reverse,
-        False,
     )
 
 
@@ -113,7 +112,6 @@ def linear_scan_pairs(
         *_cast(b, h0, out, acc),
         reset,
         reverse,
-        True,
     )
 
 
