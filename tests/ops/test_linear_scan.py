@@ -53,7 +53,7 @@ class _Real(OpContract):
             if b.is_complex():
                 a, b = torch.view_as_real(a), torch.view_as_real(b)
                 h0 = None if h0 is None else torch.view_as_real(h0)
-            plain = (h0, reset, full, b.dim() == 4)
+            plain = (h0, reset, full)
             if full:
                 leaves = [x.detach().requires_grad_() for x in (a, b, h0)]
                 yield scan, (*leaves, *plain[1:])

@@ -51,6 +51,7 @@ def test_settings_survive_json(config: FitConfig) -> None:
         ({"warmup": 1.5}, "warmup <= 1; given 1.5"),
         ({"weight_decay": -0.1}, "weight_decay >= 0; given -0.1"),
         ({"average": 1.0}, "average in (0, 1); given 1.0"),
+        ({"keep": "first"}, "given 'first'"),
         ({"precision": "half"}, "given 'half'"),
         ({"window": None, "method": Carry()}, "needs a window"),
         ({"valid_state": EncoderState()}, "needs the same initial_state"),

@@ -72,6 +72,16 @@ def test_the_best_weights_are_kept_and_loaded() -> None:
     assert FreeRunError(valid)(model) == pytest.approx(errors[best], rel=1e-6)
 
 
+def test_the_last_weights_are_kept_when_asked() -> None:
+    model, valid = linear_model(), [oscillator(200, 2, skip=20)]
+    fit(model, [oscillator(300, 1)], valid, quick(lr=0.03, polish_steps=60))
+    config = quick(steps=20, lr=1.0, eval_every=1, warmup=1.0, keep="last")
+    result = fit(model, [oscillator(300, 1)], valid, config)
+    assert result.best_step == result.steps == 20
+    assert result.best_valid == result.history[-1]["valid"]
+    assert FreeRunError(valid)(model) == pytest.approx(result.best_valid, rel=1e-6)
+
+
 def test_patience_ends_the_run() -> None:
     config = quick(steps=400, lr=0.5, eval_every=5, patience=3, warmup=0.0)
     result = fit(small_model(), [oscillator(300, 1)], [oscillator(200, 2)], config)

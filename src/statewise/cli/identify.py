@@ -36,6 +36,7 @@ class Job:
         command: the command that asked.
         settings: what ``run.json`` keeps.
         ahead: steps of the predictions that are scored on the test.
+        threads: CPU threads of torch; None is 1 for a small network, else as many as torch takes.
         resume: go on with an interrupted run.
     """
 
@@ -47,6 +48,7 @@ class Job:
     command: str
     settings: dict[str, Any]
     ahead: tuple[int, ...]
+    threads: int | None = None
     resume: bool = False
 
 
@@ -58,14 +60,12 @@ def identify(job: Job) -> None:
         DataError, ValueError: data or settings that do not go together.
     """
     started = time.perf_counter()
-    task, folder = job.task, job.folder
+    folder = job.folder
     identifier = job.recipe.identifier(seed=job.seed, device=job.device)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write(job.command, job.settings, finished=False)
     try:
-        say(f"training on {_size(task)}; log: {folder.path / 'log.jsonl'}")
-        identifier.fit(task.train, valid=task.valid, folder=folder.path, resume=job.resume)
-        report_on(identifier, task, folder, job.command, job.ahead)
+        _train_and_report(job, identifier)
     except KeyboardInterrupt:
         raise Stopped(f"stopped; go on with: {job.command} --resume") from None
     except Exception:
@@ -76,6 +76,19 @@ def identify(job: Job) -> None:
         raise
     folder.finish(job.command, job.settings)
     say(f"done in {time.perf_counter() - started:.0f} s")
+
+
+def _train_and_report(job: Job, identifier: SystemIdentifier) -> None:
+    task, folder = job.task, job.folder
+    say(f"training on {_size(task)}; log: {folder.path / 'log.jsonl'}")
+    identifier.fit(
+        task.train,
+        valid=task.valid,
+        folder=folder.path,
+        resume=job.resume,
+        threads=job.threads,
+    )
+    report_on(identifier, task, folder, job.command, job.ahead)
 
 
 def report_on(

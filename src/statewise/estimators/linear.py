@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from statewise._errors import DataError
+from statewise._files import atomic_write
 from statewise.data import Experiments, Record
 from statewise.estimators._base import BaseIdentifier
 from statewise.estimators._equation import DifferenceEquation, inputs_of
@@ -115,7 +116,8 @@ class LinearIdentifier(BaseIdentifier):
             for field in dataclasses.fields(self.equation_)
             if field.name != "orders"
         }
-        save_file(arrays, folder / "model.safetensors")
+        with atomic_write(folder / "model.safetensors") as temporary:
+            save_file(arrays, temporary)
         orders = dataclasses.asdict(self.equation_.orders)
         return {"orders": orders, "ridge": self.ridge_, "search": self.search_[:KEPT]}
 

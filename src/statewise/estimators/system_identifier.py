@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
+ENOUGH_ERRORS = 100
+"""Known validation errors of an output that an error model can be made of alone."""
+
 
 class SystemIdentifier(BaseIdentifier):
     """Identify a deep Wiener model from measured inputs and outputs.
@@ -55,7 +58,8 @@ class SystemIdentifier(BaseIdentifier):
         initial_state_: how a simulated record finds its state from its first ``skip`` outputs.
         initialiser_: the same at work, trained where it has something to train.
         history_: one dictionary for every evaluation during training.
-        error_model_: the autoregressive model of the simulation errors on the training records.
+        error_model_: the autoregressive model of the simulation errors on the validation records;
+            the training records come in when those are too few.
         fit_seconds_: wall time of ``fit``.
     """
 
@@ -95,6 +99,7 @@ class SystemIdentifier(BaseIdentifier):
         folder: str | os.PathLike[str] | None = None,
         resume: bool = False,
         progress: bool | None = None,
+        threads: int | None = None,
     ) -> Self:
         """Identify the model.
 
@@ -107,6 +112,7 @@ class SystemIdentifier(BaseIdentifier):
             folder: where checkpoints and the log go while training.
             resume: go on from the checkpoint in ``folder``.
             progress: show a progress bar; None shows it on a terminal.
+            threads: CPU threads while training; None is 1 for a small model.
 
         Returns:
             The fitted estimator.
@@ -153,12 +159,13 @@ class SystemIdentifier(BaseIdentifier):
             resume=resume,
             device=self.device,
             progress=progress,
+            threads=threads,
         )
         self.model_ = model.to("cpu").eval()
         self.initial_state_, self.initialiser_ = state, result.initialiser.to("cpu")
         self.history_ = list(result.history)
         self._remember(whole)
-        self.error_model_ = self._fit_error_model(train)
+        self.error_model_ = self._fit_error_model(train, valid)
         self.scores_ = self.evaluate(train, split="train")
         if valid is not None:
             self.scores_ += self.evaluate(valid, split="validation")
@@ -380,13 +387,21 @@ class SystemIdentifier(BaseIdentifier):
                 outputs.append(z[0].double().numpy())
         return np.concatenate(outputs), state
 
-    def _fit_error_model(self, experiments: Experiments) -> ErrorModel:
-        errors = []
+    def _fit_error_model(self, train: Experiments, valid: Experiments | None) -> ErrorModel:
+        """Model errors as they will be: those on records that the weights were not fitted to."""
+        errors = [] if valid is None else self._settled_errors(valid)
+        known = sum((np.isfinite(error).sum(axis=0) for error in errors), np.zeros(train.n_y))
+        if known.min() < ENOUGH_ERRORS:
+            errors += self._settled_errors(train)
+        return ErrorModel.fit(errors)
+
+    def _settled_errors(self, experiments: Experiments) -> list[Array]:
+        """Simulation errors behind the initial transient of each record."""
+        found = []
         for record in experiments:
             error = record.y - self._simulate_record(record)
-            settle = max(record.skip, min(len(record) // 4, 64))
-            errors.append(error[settle:])
-        return ErrorModel.fit(errors)
+            found.append(error[max(record.skip, min(len(record) // 4, 64)) :])
+        return found
 
 
 def _one_record(data: Any, what: str) -> Array:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from statewise._config import from_dict, to_dict
 from statewise._errors import DataError
-from statewise._files import atomic_folder, write_text
+from statewise._files import atomic_folder, atomic_write, write_text
 from statewise.models.deep_wiener import DeepWiener, DeepWienerConfig
 
 FORMAT = 1
@@ -74,7 +74,9 @@ def write_weights(model: torch.nn.Module, path: Path) -> None:
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
-    save_file(tensors, path)
+    # save_file makes files that only their owner can read; atomic_write gives them the usual mode.
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary)
 
 
 def read_weights(model: torch.nn.Module, path: Path) -> None:

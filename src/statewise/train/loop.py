@@ -16,6 +16,7 @@ from statewise.train.adam import MAX_RESTARTS, AdamPhase
 from statewise.train.checkpoint import Checkpoint
 from statewise.train.config import FitConfig
 from statewise.train.distributed import Ranks, pick_device
+from statewise.train.modes import cpu_threads
 from statewise.train.polish import PolishPhase
 from statewise.train.problem import Problem, drop_gradients
 from statewise.train.progress import Bar, progress_bar
@@ -35,6 +36,7 @@ def fit(
     resume: bool = False,
     device: str | torch.device | None = None,
     progress: bool | None = None,
+    threads: int | None = None,
 ) -> FitResult:
     """Train a model to simulate records in free run; the best weights end up in the model.
 
@@ -60,6 +62,8 @@ def fit(
             one that an uninterrupted run takes. Without it an old checkpoint is removed.
         device: "cpu", "cuda", "auto"; None trains where the model is. The model goes back there.
         progress: show a progress bar on standard error; None shows it on a terminal.
+        threads: CPU threads while training; None is 1 for a small model, whose operations are too
+            short to share, and those of torch otherwise.
 
     Returns:
         History, best step and error, and the trained initial-state strategy.
@@ -79,11 +83,14 @@ def fit(
         raise ValueError(f"a seed is 0 or more; given {seed}")
     if resume and folder is None:
         raise ValueError("resume=True needs the folder of the run; given folder=None")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is 1 or more; given {threads}")
     home = next(model.parameters()).device
     model.to(pick_device(device, home))
     was_training = model.training
     try:
-        with progress_bar(progress if Ranks().is_main else False) as bar:
+        shown = progress_bar(progress if Ranks().is_main else False)
+        with cpu_threads(model, threads), shown as bar:
             problem = Problem(model, records, held_out, config, seed, Ranks())
             checkpoint, log = None, None
             if folder is not None:

@@ -22,6 +22,7 @@ Identify a model from measured inputs and outputs.
 It is judged in free run on data it never saw, beside linear baselines.
 """
 _RECIPES = f"Settings to start from: {', '.join(RECIPES)}."
+_THREADS = "(default: 1 for a small network)"
 _MORE = "All settings of the network and of the training: --help-all"
 
 
@@ -38,6 +39,8 @@ class FitOptions:
     """Seed of the initial weights and of the training."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where to train."""
+    threads: Annotated[int | None, arg(metavar="N", help_behavior_hint=_THREADS)] = None
+    """CPU threads."""
     ahead: Annotated[tuple[int, ...], arg(metavar="K ...")] = (1,)
     """Also score predictions so many steps ahead."""
     resume: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -60,6 +63,8 @@ def run(arguments: Sequence[str]) -> None:
     options: Any = parse(kind, words, "fit", summary)
     if any(steps < 1 for steps in options.ahead):
         raise UsageError(f"--ahead takes numbers of steps, 1 or more; given {min(options.ahead)}")
+    if options.threads is not None and options.threads < 1:
+        raise UsageError(f"--threads is 1 or more; given {options.threads}")
     if options.seed < 0:
         raise UsageError(f"--seed is 0 or more; given {options.seed}")
     fit(options, recipe_from(options, recipe, options.split.valid_fraction), _command(arguments))
@@ -99,6 +104,7 @@ def fit(options: Any, recipe: Any, command: str) -> None:
             command=command,
             settings=settings,
             ahead=options.ahead,
+            threads=options.threads,
             resume=options.resume,
         )
         if options.force:
