@@ -58,7 +58,7 @@ def _run_commands(block: Block, where: str) -> None:
     """Run the ``$ statewise ...`` lines of a console block through the command line."""
     from statewise.cli import main
 
-    commands = re.findall(r"^\$ (.+(?:\\\n.+)*)", block.text, flags=re.MULTILINE)
+    commands = re.findall(r"^\$ ((?:.*\\\n)*.+)", block.text, flags=re.MULTILINE)
     assert commands, f"{where}, line {block.line}: no command in the block"
     for command in commands:
         words = shlex.split(command.replace("\\\n", " "))

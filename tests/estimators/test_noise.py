@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 
-from statewise.estimators.noise import ErrorModel
+from statewise.estimators.noise import ErrorModel, telling_errors
 
 PHI = np.array([[1.2, -0.5], [-0.6, 0.3]])
 MODEL = ErrorModel(PHI, np.array([1.0, 4.0]))
@@ -105,6 +105,14 @@ def test_errors_without_noise_are_no_trouble():
     assert ErrorModel.fit([decay]).forecast(decay, 3)[:, 0] == pytest.approx(
         0.9 ** np.arange(200, 203)
     )
+
+
+def test_validation_errors_tell_more_when_there_are_enough():
+    unseen, seen = [coloured(150, 1), coloured(60, 2)], [coloured(500, 3)]
+    assert [len(e) for e in telling_errors(unseen, seen)] == [150, 60]
+    assert [len(e) for e in telling_errors([], seen)] == [500]
+    unseen[0][:20, 1] = np.nan
+    assert [len(e) for e in telling_errors(unseen, seen)] == [150, 60, 500]
 
 
 # ---- stability ----

@@ -19,6 +19,7 @@ from statewise._errors import DataError
 from statewise.data import Experiments, Normaliser, Record
 from statewise.estimators import SystemIdentifier
 from statewise.estimators._base import NotFittedError
+from statewise.estimators.noise import ErrorModel
 
 U, Y = measured()
 NEW_U, NEW_Y = U[TRAINED:], Y[TRAINED:]
@@ -148,6 +149,17 @@ def test_given_validation_leaves_training_whole():
     assert last.window == "samples 1–150"
     assert np.isfinite([row["valid"] for row in model.history_]).all()
     assert model.evaluate(valid, split="validation")[0] in model.scores_
+
+
+def test_error_model_is_that_of_data_the_weights_never_saw():
+    u, y = U[:150, :1], Y[:150, 1:]
+    valid = Experiments.from_arrays(NEW_U[:, :1], NEW_Y[:, 1:])
+    model = identifier().fit(u, y, valid=valid)
+    settled = (NEW_Y[:, 1:] - model.simulate(NEW_U[:, :1]))[64:]
+    expected = ErrorModel.fit([settled])
+    np.testing.assert_allclose(
+        model.error_model_.coefficients, expected.coefficients, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_interrupted_fit_goes_on_to_the_same_model(tmp_path, monkeypatch):

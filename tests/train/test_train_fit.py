@@ -413,3 +413,14 @@ def test_arguments_that_do_not_fit_are_named() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device"):
             fit(small_model(), [oscillator(90, 1)], None, quick(), device="cuda")
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_record_shorter_than_the_washout_is_refused(length: int) -> None:
+    with pytest.raises(DataError, match=f"longest record has {length} sample"):
+        fit(small_model(), [oscillator(length, 0)], None, quick())
+
+
+def test_unknown_device_is_refused() -> None:
+    with pytest.raises(ValueError, match="given 'tpu'"):
+        fit(small_model(), [oscillator(200, 0)], None, quick(), device="tpu")

@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
+ENOUGH = 200
+"""Known errors of each output that a model can be made of without those of the training data."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ErrorModel:
@@ -114,6 +117,25 @@ class ErrorModel:
                 filled = _fill(extended[:, channel], self.coefficients[channel])
                 out[:, channel] = filled[len(errors) :]
         return out
+
+
+def telling_errors(unseen: Sequence[Array], seen: Sequence[Array]) -> list[Array]:
+    """The errors that say most about those to come.
+
+    A network fits its training data more closely than new data, and what is left there is smaller
+    and whiter than the errors that a prediction will meet.
+
+    Args:
+        unseen: errors of each validation record (L, n_y), NaN where unknown; may be empty.
+        seen: errors of each training record.
+
+    Returns:
+        The validation errors when every output has enough of them, else both.
+    """
+    counts = [np.isfinite(error).sum(axis=0) for error in unseen]
+    if counts and np.sum(counts, axis=0).min() >= ENOUGH:
+        return list(unseen)
+    return [*unseen, *seen]
 
 
 def _rows(errors: Sequence[Array], order: int) -> list[tuple[Array, Array]]:

@@ -17,7 +17,7 @@ from statewise.data import Experiments, Normaliser, Record
 from statewise.data.timeaxis import SECONDS
 from statewise.estimators._base import BaseIdentifier
 from statewise.estimators._inputs import as_arrays, as_experiments
-from statewise.estimators.noise import ErrorModel
+from statewise.estimators.noise import ErrorModel, telling_errors
 from statewise.estimators.transform import OutputTransform, undo
 from statewise.models.config import DeepWienerConfig
 from statewise.train.config import FitConfig
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from statewise.train import Initialiser
 
 Array = npt.NDArray[np.float64]
-
-ENOUGH_ERRORS = 100
-"""Known validation errors of an output that an error model can be made of alone."""
 
 
 class SystemIdentifier(BaseIdentifier):
@@ -165,7 +162,8 @@ class SystemIdentifier(BaseIdentifier):
         self.initial_state_, self.initialiser_ = state, result.initialiser.to("cpu")
         self.history_ = list(result.history)
         self._remember(whole)
-        self.error_model_ = self._fit_error_model(train, valid)
+        unseen = [] if valid is None else self._settled_errors(valid)
+        self.error_model_ = ErrorModel.fit(telling_errors(unseen, self._settled_errors(train)))
         self.scores_ = self.evaluate(train, split="train")
         if valid is not None:
             self.scores_ += self.evaluate(valid, split="validation")
@@ -305,6 +303,8 @@ class SystemIdentifier(BaseIdentifier):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
                 raise TypeError(f"{name} is None or of type {kind.__name__}; given {value!r}")
+        if self.seed < 0:
+            raise ValueError(f"a seed is 0 or more; given {self.seed}")
         if not 0 <= self.valid_fraction < 1:
             raise ValueError(f"valid_fraction is in [0, 1); given {self.valid_fraction}")
 
@@ -386,14 +386,6 @@ class SystemIdentifier(BaseIdentifier):
                 z, state = self.model_(piece, state, mask=mask)
                 outputs.append(z[0].double().numpy())
         return np.concatenate(outputs), state
-
-    def _fit_error_model(self, train: Experiments, valid: Experiments | None) -> ErrorModel:
-        """Model errors as they will be: those on records that the weights were not fitted to."""
-        errors = [] if valid is None else self._settled_errors(valid)
-        known = sum((np.isfinite(error).sum(axis=0) for error in errors), np.zeros(train.n_y))
-        if known.min() < ENOUGH_ERRORS:
-            errors += self._settled_errors(train)
-        return ErrorModel.fit(errors)
 
     def _settled_errors(self, experiments: Experiments) -> list[Array]:
         """Simulation errors behind the initial transient of each record."""

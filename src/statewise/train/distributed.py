@@ -108,7 +108,10 @@ def pick_device(name: str | torch.device | None, current: torch.device) -> torch
         return current
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'device is "cpu", "cuda" or "auto"; given {str(name)!r}') from error
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(f"device {str(name)!r} was given and torch sees no CUDA device")

@@ -102,7 +102,9 @@ class Signals:
 
     def counts(self, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
         """Number of outputs that count in each of the flat ranges ``first`` … ``stop`` − 1."""
-        stop = np.maximum(first, stop)
+        # A washout may be longer than the last record: such a range is empty.
+        end = len(self._scored_before) - 1
+        first, stop = np.minimum(first, end), np.clip(stop, first, None).clip(max=end)
         return self._scored_before[stop] - self._scored_before[first]
 
     def cut(self, starts: np.ndarray, length: int, *, context: bool = False) -> Slices:

@@ -64,6 +64,10 @@ def time_axis(axes: Axes, dates: bool, unit: str, *, most: int) -> None:
     """Label the horizontal axis: dates, or numbers with their unit."""
     if dates:
         locator = mdates.AutoDateLocator(minticks=3, maxticks=most)
+        # Some ranges between two units have no step that fits unless a whole next unit is one.
+        locator.intervald[mdates.MONTHLY] = [1, 2, 3, 4, 6, 12]
+        locator.intervald[mdates.HOURLY] = [1, 2, 3, 6, 12, 24]
+        locator.intervald[mdates.MINUTELY] = [1, 5, 10, 15, 30, 60]
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator, show_offset=False))
         return
