@@ -121,13 +121,14 @@ class _SteppedPoles(Poles):
         log_dt = draw_log_steps(config.dt_min, config.dt_max, count, rng)
         self.log_dt = nn.Parameter(torch.tensor(log_dt, dtype=torch.get_default_dtype()))
 
+    @abc.abstractmethod
     def _start(self, poles: np.ndarray) -> None:
-        raise NotImplementedError
+        """Make the parameters of λ from initial poles (S,)."""
 
     @property
+    @abc.abstractmethod
     def continuous(self) -> Tensor:
         """λ, shape (S,), per unit of the layer's own time."""
-        raise NotImplementedError
 
     @property
     def dt(self) -> Tensor:

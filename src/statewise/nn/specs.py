@@ -294,12 +294,12 @@ class Polynomial(StaticMap):
 
 
 @dataclasses.dataclass(frozen=True)
-class Norm:
+class Norm(abc.ABC):
     """A normalisation of each sample over its channels, as data; base of the kinds below."""
 
+    @abc.abstractmethod
     def build(self, channels: int) -> nn.Module:
         """Make the module for ``channels``."""
-        raise NotImplementedError
 
 
 @register
