@@ -185,3 +185,10 @@ def test_errors_are_sentences():
         whiteness(np.zeros((2, 3, 4)))
     with pytest.raises(ValueError, match="different numbers of channels"):
         whiteness([np.zeros((50, 1)), np.zeros((50, 2))])
+
+
+def test_a_probability_too_small_to_tell_is_a_bound() -> None:
+    walk = np.cumsum(np.random.default_rng(0).standard_normal((3000, 1)), axis=0)
+    (outcome,) = whiteness(walk)
+    assert "p < 1e-16" in outcome.sentence
+    assert "p = 0;" not in outcome.sentence

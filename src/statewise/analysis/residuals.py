@@ -127,7 +127,7 @@ def whiteness(
         else:
             sentence = (
                 f"The residuals of {name} {'look' if passed else 'are not'} white: Ljung–Box "
-                f"Q = {q:.4g} over {max_lag} lags, p = {p:.2g}; {100 * outside:.0f} % of the "
+                f"Q = {q:.4g} over {max_lag} lags, {_probability(p)}; {100 * outside:.0f} % of the "
                 f"lags are outside the {100 * confidence:g} % bounds."
             )
         results.append(
@@ -207,7 +207,7 @@ def input_residual_correlation(
                 sentence = (
                     f"The residuals of {name} {'look uncorrelated' if passed else 'correlate'} "
                     f"with past {input_name}: largest correlation {statistic:.3g} standard errors "
-                    f"over the lags 0 to {max_lag}, p = {p:.2g}; {100 * outside:.0f} % of them "
+                    f"over the lags 0 to {max_lag}, {_probability(p)}; {100 * outside:.0f} % of them "
                     f"are outside the {100 * confidence:g} % bounds."
                 )
             results.append(
@@ -323,3 +323,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
+
+
+def _probability(p: float) -> str:
+    """``p = 0.03``; a value too small to tell from 0 is given as a bound."""
+    return f"p = {p:.2g}" if p >= 1e-16 else "p < 1e-16"
