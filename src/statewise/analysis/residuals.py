@@ -207,8 +207,8 @@ def input_residual_correlation(
                 sentence = (
                     f"The residuals of {name} {'look uncorrelated' if passed else 'correlate'} "
                     f"with past {input_name}: largest correlation {statistic:.3g} standard errors "
-                    f"over the lags 0 to {max_lag}, {_probability(p)}; {100 * outside:.0f} % of them "
-                    f"are outside the {100 * confidence:g} % bounds."
+                    f"over the lags 0 to {max_lag}, {_probability(p)}; {100 * outside:.0f} % of "
+                    f"them are outside the {100 * confidence:g} % bounds."
                 )
             results.append(
                 InputCorrelation(
