@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from sphinx.application import Sphinx
@@ -49,16 +50,38 @@ def _escape(text: str) -> str:
     return "".join(pieces)
 
 
+def _code_lines(lines: list[str]) -> list[bool]:
+    """Which lines are code: literal blocks after ``::`` and doctests up to their blank line."""
+    code: list[bool] = []
+    indent: int | None = None
+    doctest = False
+    for line in lines:
+        depth = len(line) - len(line.lstrip())
+        if indent is not None and line.strip() and depth <= indent:
+            indent = None
+        doctest = bool(line.strip()) and (doctest or line.lstrip().startswith(">>>"))
+        code.append(doctest or (indent is not None and bool(line.strip())))
+        if indent is None and line.rstrip().endswith("::"):
+            indent = depth
+    return code
+
+
 def _escape_docstring(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    if any(line.rstrip().endswith("::") or ">>>" in line for line in lines):
-        return
-    escaped = _escape("\n".join(lines)).split("\n")
-    for index, (old, new) in enumerate(zip(lines, escaped, strict=True)):
-        field = _FIELD.match(old)
-        # Napoleon reads the name of a field as it stands and escapes it itself.
-        lines[index] = new if field is None else old[: field.end()] + new[field.end() + 1 :]
+    code = _code_lines(lines)
+    start = 0
+    for is_code, group in itertools.groupby(code):
+        stop = start + len(list(group))
+        if not is_code:
+            old = lines[start:stop]
+            for index, new in enumerate(_escape("\n".join(old)).split("\n")):
+                field = _FIELD.match(old[index])
+                # Napoleon reads the name of a field as it stands and escapes it itself.
+                lines[start + index] = (
+                    new if field is None else old[index][: field.end()] + new[field.end() + 1 :]
+                )
+        start = stop
 
 
 def setup(app: Sphinx) -> None:
