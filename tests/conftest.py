@@ -14,12 +14,6 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-_SHARED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("dev", max_examples=25, **_SHARED)
-settings.register_profile("ci", max_examples=25, derandomize=True, print_blob=True, **_SHARED)
-settings.register_profile("thorough", max_examples=500, **_SHARED)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
-
 
 def _no_gpu() -> str | None:
     """Why tests marked ``gpu`` cannot run here, or None."""
@@ -28,6 +22,17 @@ def _no_gpu() -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a driver that is too old warns; the answer is the same
         return None if torch.cuda.is_available() else "no CUDA device"
+
+
+# Before the first import of triton, which torch may be the one to do.
+if _no_gpu():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+_SHARED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("dev", max_examples=25, **_SHARED)
+settings.register_profile("ci", max_examples=25, derandomize=True, print_blob=True, **_SHARED)
+settings.register_profile("thorough", max_examples=500, **_SHARED)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

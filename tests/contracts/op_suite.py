@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
@@ -32,10 +32,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from contracts.device_suite import MODES, DeviceContract
 from statewise import ops
 
 SHAPES = [(1, 1, 1), (2, 7, 3), (5, 12, 13), (2, 70, 33)]
-MODES = list(product((False, True), repeat=3))
 TOLERANCE = {
     torch.float64: 1e-12,
     torch.float32: 5e-6,
@@ -64,7 +64,7 @@ def differentiable(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
 
 
-class OpContract:
+class OpContract(DeviceContract):
     """Tests of one operator; see the module for what a subclass supplies."""
 
     op: ClassVar[str]
@@ -123,7 +123,7 @@ class OpContract:
         generator = torch.Generator().manual_seed(1)
         read = [x for x, name in ((h, "h"), (last, "last")) if use in (name, "both")]
         weights = [torch.randn(x.shape, dtype=torch.float64, generator=generator) for x in read]
-        weights = [w.to(x.dtype) for w, x in zip(weights, read, strict=True)]
+        weights = [w.to(x) for w, x in zip(weights, read, strict=True)]
         gradients = torch.autograd.grad(read, list(leaves.values()), weights)
         found = {"h": h.detach(), "last": last.detach()}
         return found | {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}

@@ -192,9 +192,19 @@ def status() -> list[BackendStatus]:
     return lines
 
 
-def warm() -> None:
-    """Compile the CPU kernels of every operator now, instead of at their first use."""
-    for op in operators():
+def warm(*names: str) -> None:
+    """Compile the CPU kernels of operators now, instead of at their first use.
+
+    Args:
+        *names: the operators; all when none is named.
+
+    Raises:
+        ValueError: no operator has one of these names.
+    """
+    known = operators()
+    for op in names or known:
+        if op not in known:
+            raise ValueError(f"no operator is called {op!r}; there are {', '.join(known)}")
         module, _ = _ask(op, "cpu", "cpu", torch.float32)
         if module is not None:
             module.warm()

@@ -1,0 +1,88 @@
+"""Elementary functions on packs, against NumPy in extended precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from statewise.ops import simd_math
+from statewise.ops.jit import kernel
+from statewise.ops.simd import WIDER, load, store, width
+
+exp2, exp, sigmoid, softplus = (
+    simd_math.exp2, simd_math.exp, simd_math.sigmoid, simd_math.softplus
+)  # fmt: skip
+sine, cosine = simd_math.sine, simd_math.cosine
+
+
+@kernel
+def _apply(x, y, wide):
+    for o in range(0, x.size, width(x, wide)):
+        v = load(x, o, wide)
+        store(y[0], o, exp2(v))
+        store(y[1], o, exp(v))
+        store(y[2], o, sigmoid(v))
+        store(y[3], o, softplus(v))
+        store(y[4], o, sine(v))
+        store(y[5], o, cosine(v))
+
+
+def _all(x, wide=WIDER):
+    y = np.full((6, x.size), np.nan, x.dtype)
+    _apply(x, y, wide)
+    return dict(zip(("exp2", "exp", "sigmoid", "softplus", "sine", "cosine"), y, strict=True))
+
+
+def _ulps(given, expected):
+    unit = np.spacing(np.abs(expected).astype(given.dtype)).astype(np.longdouble)
+    return float((np.abs(given - expected) / unit).max())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("low", "high"), [(-80, 80), (-1, 1), (-1e-4, 1e-4)])
+def test_errors_are_a_few_units_in_the_last_place(dtype, low, high):
+    x = np.random.default_rng(0).uniform(low, high, 1 << 17).astype(dtype)
+    exact = x.astype(np.longdouble)
+    found = _all(x)
+    assert _ulps(found["exp2"], np.exp2(exact)) <= 1
+    assert _ulps(found["exp"], np.exp(exact)) <= 1
+    assert _ulps(found["sigmoid"], 1 / (1 + np.exp(-exact))) <= 3
+    plus = np.maximum(exact, 0) + np.log1p(np.exp(-np.abs(exact)))
+    assert _ulps(found["softplus"], np.where(x > 20, exact, plus)) <= 4
+    for name, function in (("sine", np.sin), ("cosine", np.cos)):
+        assert np.abs(found[name] - function(exact)).max() <= np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(np.float32, 1e4), (np.float64, 1e7)])
+def test_phases_of_large_angles(dtype, largest):
+    x = np.random.default_rng(0).uniform(-largest, largest, 1 << 16).astype(dtype)
+    found = _all(x)
+    exact = x.astype(np.longdouble)
+    assert np.abs(found["sine"] - np.sin(exact)).max() <= np.finfo(dtype).eps
+    assert np.abs(found["cosine"] - np.cos(exact)).max() <= np.finfo(dtype).eps
+    huge = np.array([1e15, -1e15, 1e30, -1e30] * 4, dtype)
+    assert np.abs(_all(huge)["sine"]).max() <= 1
+
+
+@pytest.mark.parametrize("wide", [True, WIDER, None])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ends_of_the_range(dtype, wide):
+    tiny, huge = np.finfo(dtype).min, np.finfo(dtype).max
+    x = np.array([-np.inf, tiny, -3000, huge, np.inf, np.nan, 0, -0.0] * 2, dtype)
+    found = {name: y[:8].tolist() for name, y in _all(x, wide).items()}
+    for name in ("exp2", "exp"):
+        assert found[name][:5] == [0, 0, 0, np.inf, np.inf]
+        assert found[name][6:] == [1, 1]
+    assert found["sigmoid"][:5] == [0, 0, 0, 1, 1]
+    assert found["softplus"][:5] == [0, 0, 0, float(huge), np.inf]
+    assert found["cosine"][6:] == [1, 1]
+    assert all(np.isnan(values[5]) for values in found.values())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_largest_numbers_do_not_overflow_early(dtype):
+    top = np.log2(np.longdouble(np.finfo(dtype).max))
+    x = np.full(16, np.nextafter(dtype(top), dtype(0)), dtype)
+    found = _all(x)["exp2"]
+    assert np.isfinite(found).all()
+    assert _ulps(found, np.exp2(x.astype(np.longdouble))) <= 1
