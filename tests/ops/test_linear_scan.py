@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from contracts.op_suite import OpContract
@@ -28,6 +30,9 @@ def _coefficient(shape, dtype, generator):
 class _Real(OpContract):
     op = "linear_scan"
     timed = ("b",)
+    # Longer ones, in tiles, are in test_linear_scan_gpu.py: the interpreter is slow.
+    gpu_shapes: ClassVar = [(2, 5, 3)]
+    test_kernels_repeat_bit_for_bit = None
 
     def coefficient_shape(self, B, L, D):
         raise NotImplementedError
@@ -63,6 +68,10 @@ class _Real(OpContract):
 
 class _Complex(_Real):
     dtypes = (torch.complex64,)
+    gpu_dtypes = (torch.complex64,)
+    device_dtypes = (torch.complex64, torch.complex128)
+    # The kernels that pairs use, which the interpreter runs for them.
+    test_kernels_agree_with_the_reference = None
 
     def case(self, shape, *, dtype=torch.float64, **options):
         dtype = dtype if dtype.is_complex else torch.promote_types(dtype, torch.complex64)
@@ -93,6 +102,7 @@ class TestRealPerSequence(_Real):
 
 class TestRealVarying(_Real):
     timed = ("a", "b")
+    test_kernels_repeat_bit_for_bit = OpContract.test_kernels_repeat_bit_for_bit
 
     def coefficient_shape(self, B, L, D):
         return (B, L, D)

@@ -10,6 +10,9 @@ computed twice with equal results.
 A pass that walks down in time walks down in each row too: processors fetch memory ahead of a
 steady walk in either direction, and a mixed one is five times slower.
 
+``stream`` says that outputs are larger than the caches keep and aligned: they are then written past
+them.
+
 Few channels leave a processor waiting for one short chain of multiply-adds; ``GROUP`` sequences
 advance together then.
 """
@@ -19,7 +22,17 @@ from __future__ import annotations
 import numpy as np
 
 from statewise.ops.jit import kernel
-from statewise.ops.simd import add, load, madd, madd_conj, store, width, zero
+from statewise.ops.simd import (
+    add,
+    load,
+    madd,
+    madd_conj,
+    settle,
+    store,
+    store_streaming,
+    width,
+    zero,
+)
 
 GROUP = 4
 GROUP_CHANNELS = 64
@@ -29,8 +42,9 @@ FLUSH = 64
 
 @kernel
 def forward(
-    a, b, h0, has_h0, reset, has_reset, h, h_last, sizes, strides, reverse, i0, i1, d0, d1, wide
-):
+    a, b, h0, has_h0, reset, has_reset, h, h_last, sizes, strides, reverse, stream,
+    i0, i1, d0, d1, wide,
+):  # fmt: skip
     """Fill ``h`` and ``h_last`` for one block; see the module for the arguments."""
     L, D = sizes
     n = d1 - d0
@@ -60,7 +74,10 @@ def forward(
                         o = min(j * W, n - W)
                         x = load(b, row + o, wide)
                         store(state, s + j * W, x)
-                        store(h, row + o, x)
+                        if stream:
+                            store_streaming(h, row + o, x)
+                        else:
+                            store(h, row + o, x)
                 else:
                     for m in range(packs):
                         j = packs - 1 - m if reverse else m
@@ -68,17 +85,23 @@ def forward(
                         x = load(b, row + o, wide)
                         x = madd(load(a, row_a + o, wide), load(state, s + j * W, wide), x)
                         store(state, s + j * W, x)
-                        store(h, row + o, x)
+                        if stream:
+                            store_streaming(h, row + o, x)
+                        else:
+                            store(h, row + o, x)
         for i in range(g0, g1):
             for j in range(packs):
                 o = i * D + d0 + min(j * W, n - W)
                 store(h_last, o, load(state, ((i - g0) * packs + j) * W, wide))
+    if stream:
+        settle()
 
 
 @kernel
 def backward(
     grad_h, has_grad_h, grad_last, has_grad_last, a, h, h0, has_h0, reset, has_reset,
-    da, da_sum, db, dh0, each_a, sum_a, sizes, strides, reverse, i0, i1, d0, d1, wide,
+    da, da_sum, db, dh0, each_a, sum_a, sizes, strides, reverse, stream,
+    i0, i1, d0, d1, wide,
 ):  # fmt: skip
     """The adjoint pass for one block, against the scan's order.
 
@@ -122,7 +145,10 @@ def backward(
                     g = load(carry, s + j * W, wide)
                     if has_grad_h:
                         g = add(g, load(grad_h, row + o, wide))
-                    store(db, row + o, g)
+                    if stream:
+                        store_streaming(db, row + o, g)
+                    else:
+                        store(db, row + o, g)
                     if fresh:
                         store(carry, s + j * W, nil)
                         if each_a:
@@ -134,7 +160,9 @@ def backward(
                                 p = load(h0, i * D + d0 + o, wide)
                             else:
                                 p = load(h, row + back + o, wide)
-                            if each_a:
+                            if each_a and stream:
+                                store_streaming(da, row + o, madd_conj(p, g, nil))
+                            elif each_a:
                                 store(da, row + o, madd_conj(p, g, nil))
                             else:
                                 q = load(partial, s + j * W, wide)
@@ -152,3 +180,5 @@ def backward(
                 if sum_a:
                     for m in range(W):
                         da_sum[i, d0 + o + m] = total[s + m]
+    if stream:
+        settle()

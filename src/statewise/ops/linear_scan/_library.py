@@ -7,12 +7,13 @@ reset with a trailing axis (re, im) when b has four axes.
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
+from statewise.ops.library import captured_choice, no_second_derivative
 from statewise.ops.precision import accumulation_dtype
 
 OP = "linear_scan"
@@ -21,6 +22,7 @@ dispatch.register(
     OP,
     reference="statewise.ops.linear_scan.reference",
     cpu="statewise.ops.linear_scan.cpu",
+    gpu="statewise.ops.linear_scan.gpu",
 )
 
 
@@ -85,8 +87,7 @@ def _(grad_h, grad_last, a, h, h0, reset, reverse, need_a, backend):
 
 def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     a, _, h0, reset, ctx.reverse = inputs
-    # Autograd threads see no context variables; a traced graph must not freeze the choice.
-    ctx.backend = None if torch.compiler.is_compiling() else dispatch.choice()
+    ctx.backend = captured_choice()
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(a, output[0], h0, reset)
 
@@ -106,12 +107,5 @@ def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tupl
     )
 
 
-def _no_second_derivative(ctx: Any, *gradients: Tensor | None) -> NoReturn:
-    raise RuntimeError(
-        "linear_scan has no second derivative: its gradient was asked for a gradient "
-        "(create_graph=True); write the recurrence as a plain loop where one is needed"
-    )
-
-
 scan.register_autograd(_backward, setup_context=_setup)
-scan_backward.register_autograd(_no_second_derivative)
+scan_backward.register_autograd(no_second_derivative(OP))

@@ -7,42 +7,34 @@ from functools import partial
 
 import numpy as np
 import torch
-from numba.core import config
 from torch import Tensor
 
 from statewise.ops import pool
+from statewise.ops.arrays import as_array, refuses_cpu, reset_array
+from statewise.ops.blocks import cut
 from statewise.ops.linear_scan import _kernels
+from statewise.ops.linear_scan._memory import fresh
 from statewise.ops.precision import accumulation_dtype
-from statewise.ops.simd import elements
+from statewise.ops.simd import WIDE_BYTES, elements
 
-_COMPLEX = {torch.float32: np.complex64, torch.float64: np.complex128}
-_NO_RESET = np.empty((0, 0), np.bool_)
 _NO_SUM = {False: np.empty((0, 0), np.float64), True: np.empty((0, 0), np.complex128)}
 
-MIN_ELEMENTS = 100_000
-"""Numbers that a thread must have to work on before another one is worth waking."""
-
-ALIGN = 16
-"""Channels per block are a multiple of this, so that no two threads share a cache line."""
+STREAM_BYTES = 2**22
+"""An output of this size is written past the caches: what reads it next finds little of it there.
+Measured: smaller ones are faster to write and then read through the caches."""
 
 
 def supports(device: str, dtype: torch.dtype) -> str | None:
     """None when this back end computes on such tensors, else a sentence that says why not."""
-    if device != "cpu":
-        return f"the cpu back end of linear_scan computes on CPU tensors, not on {device} tensors"
-    if config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue]
-        return (
-            "the cpu back end of linear_scan needs numba to compile, and NUMBA_DISABLE_JIT is set"
-        )
-    return None
+    return refuses_cpu("linear_scan", device)
 
 
-def _array(x: Tensor, dtype: torch.dtype, pairs: bool) -> np.ndarray:
-    """The tensor as a contiguous array of ``dtype``; pairs become complex numbers."""
-    if x.dtype is not dtype:
-        x = x.to(dtype)
-    array = x.detach().contiguous().numpy()
-    return array.view(_COMPLEX[dtype]) if pairs else array
+def _streams(*outputs: np.ndarray) -> bool:
+    """Whether outputs (B, L, D) are to be written past the caches, and may be."""
+    return outputs[0].nbytes >= STREAM_BYTES and all(
+        x.shape[2] * x.itemsize % WIDE_BYTES == 0 and x.ctypes.data % WIDE_BYTES == 0
+        for x in outputs
+    )
 
 
 def _strides(a: Tensor, sizes: tuple[int, int, int]) -> tuple[int, int]:
@@ -50,23 +42,6 @@ def _strides(a: Tensor, sizes: tuple[int, int, int]) -> tuple[int, int]:
     channels = sizes[2]
     rows, steps = a.shape[0], a.shape[1]
     return (steps * channels if rows > 1 else 0), (channels if steps > 1 else 0)
-
-
-def _blocks(sizes: tuple[int, int, int], unit: int) -> list[tuple[int, int, int, int]]:
-    """Cut batch × channels into (i0, i1, d0, d1), about one block a thread."""
-    batch, length, channels = sizes
-    work = batch * length * channels * unit
-    parts = min(pool.threads(), work // MIN_ELEMENTS) if work >= 2 * MIN_ELEMENTS else 1
-    if parts == 1:
-        return [(0, batch, 0, channels)]
-    rows = min(parts, batch)
-    columns = min(-(-parts // rows), -(-channels // ALIGN))
-    step = -(-channels // (columns * ALIGN)) * ALIGN
-    return [
-        (row * batch // rows, (row + 1) * batch // rows, d0, min(d0 + step, channels))
-        for row in range(rows)
-        for d0 in range(0, channels, step)
-    ]
 
 
 def _run(
@@ -77,11 +52,17 @@ def _run(
     pairs: bool,
 ) -> None:
     pack = elements(dtype.itemsize * (2 if pairs else 1))
-    calls = [
-        partial(function, *arguments, *block, True if block[3] - block[2] >= pack else None)
-        for block in _blocks(sizes, 2 if pairs else 1)
-    ]
-    pool.run(calls)
+    batch, length, channels = sizes
+    blocks = cut(batch, channels, batch * length * channels * (2 if pairs else 1))
+    if len(blocks) == 1:
+        function(*arguments, *blocks[0], True if channels >= pack else None)
+        return
+    pool.run(
+        [
+            partial(function, *arguments, *block, True if block[3] - block[2] >= pack else None)
+            for block in blocks
+        ]
+    )
 
 
 def forward(
@@ -91,22 +72,23 @@ def forward(
     shape = b.shape
     sizes = batch, length, channels = shape[0], shape[1], shape[2]
     dtype = accumulation_dtype(b.dtype)
-    h = torch.empty_like(b, dtype=dtype, memory_format=torch.contiguous_format)
+    h = fresh(shape, dtype)
     h_last = torch.empty((batch, *shape[2:]), dtype=dtype)
     if batch and channels:
-        last = _array(h_last, dtype, pairs)
+        states, last = as_array(h, dtype, pairs), as_array(h_last, dtype, pairs)
         arguments = (
-            _array(a, dtype, pairs),
-            _array(b, dtype, pairs),
-            last if h0 is None else _array(h0, dtype, pairs),
+            as_array(a, dtype, pairs),
+            as_array(b, dtype, pairs),
+            last if h0 is None else as_array(h0, dtype, pairs),
             h0 is not None,
-            _NO_RESET if reset is None else reset.contiguous().numpy(),
+            reset_array(reset),
             reset is not None,
-            _array(h, dtype, pairs),
+            states,
             last,
             (length, channels),
             _strides(a, sizes),
             reverse,
+            _streams(states),
         )
         _run(_kernels.forward, arguments, sizes, dtype, pairs)
     return (h if b.dtype is dtype else h.to(b.dtype)), h_last
@@ -129,34 +111,36 @@ def backward(
     dtype = accumulation_dtype(h.dtype)
     constant = need_a and a.shape[1] == 1 and length > 1
     each = need_a and not constant
-    db = torch.empty(shape, dtype=dtype)
-    da = torch.empty(shape if each else 0, dtype=dtype)
+    db = fresh(shape, dtype)
+    da = fresh(shape if each else (0,), dtype)
     da_sum = torch.zeros((batch, *shape[2:]) if constant else 0, dtype=torch.float64)
     dh0 = torch.empty(0 if h0 is None else h0.shape, dtype=dtype)
     if batch and channels:
-        states = _array(h, dtype, pairs)
-        gradient = _array(db, dtype, pairs)
-        some = _array(torch.empty((1, *shape[2:]), dtype=dtype), dtype, pairs)
+        states = as_array(h, dtype, pairs)
+        gradient = as_array(db, dtype, pairs)
+        each_gradient = as_array(da, dtype, pairs) if each else gradient
+        some = gradient[0]
         arguments = (
-            gradient if grad_h is None else _array(grad_h, dtype, pairs),
+            gradient if grad_h is None else as_array(grad_h, dtype, pairs),
             grad_h is not None,
-            some if grad_last is None else _array(grad_last, dtype, pairs),
+            some if grad_last is None else as_array(grad_last, dtype, pairs),
             grad_last is not None,
-            _array(a, dtype, pairs),
+            as_array(a, dtype, pairs),
             states,
-            some if h0 is None else _array(h0, dtype, pairs),
+            some if h0 is None else as_array(h0, dtype, pairs),
             h0 is not None,
-            _NO_RESET if reset is None else reset.contiguous().numpy(),
+            reset_array(reset),
             reset is not None,
-            _array(da, dtype, pairs) if each else gradient,
-            _array(da_sum, torch.float64, pairs) if constant else _NO_SUM[pairs],
+            each_gradient,
+            as_array(da_sum, torch.float64, pairs) if constant else _NO_SUM[pairs],
             gradient,
-            some if h0 is None else _array(dh0, dtype, pairs),
+            some if h0 is None else as_array(dh0, dtype, pairs),
             each,
             constant,
             (length, channels),
             _strides(a, sizes),
             reverse,
+            _streams(gradient, each_gradient),
         )
         _run(_kernels.backward, arguments, sizes, dtype, pairs)
     return _gather(da, da_sum, a, constant, each), db.to(h.dtype), dh0

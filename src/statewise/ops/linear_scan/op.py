@@ -5,11 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from statewise.ops.arguments import (
+    COMPLEX,
+    REAL,
+    check_length,
+    check_reset,
+    check_shape,
+    floating,
+    optional_tensors,
+    require_tensors,
+)
 from statewise.ops.linear_scan._library import scan
 from statewise.ops.precision import accumulation_dtype
-
-_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_COMPLEX = (torch.complex64, torch.complex128)
 
 
 def linear_scan(
@@ -51,9 +58,10 @@ def linear_scan(
     """
     if not isinstance(a, (Tensor, int, float, complex)):
         raise TypeError(f"linear_scan: a must be a tensor or a number, and is a {type(a).__name__}")
-    _check_tensors("linear_scan", b=b, h0=h0, reset=reset)
-    out, acc = _types("linear_scan", a, b, h0, _REAL + _COMPLEX)
-    if out in _COMPLEX:
+    require_tensors("linear_scan", b=b)
+    optional_tensors("linear_scan", h0=h0, reset=reset)
+    out, acc = _types("linear_scan", a, b, h0, REAL + COMPLEX)
+    if out in COMPLEX:
         start = None if h0 is None else _pairs(h0, out, b)
         h, last = linear_scan_pairs(
             _pairs(a, out, b), _pairs(b, out, b), start, reset=reset, reverse=reverse
@@ -104,8 +112,9 @@ def linear_scan_pairs(
         >>> last.tolist()
         [[[0.0, 1.0]]]
     """
-    _check_tensors("linear_scan_pairs", a=a, b=b, h0=h0, reset=reset)
-    out, acc = _types("linear_scan_pairs", a, b, h0, _REAL)
+    require_tensors("linear_scan_pairs", a=a, b=b)
+    optional_tensors("linear_scan_pairs", h0=h0, reset=reset)
+    out, acc = _types("linear_scan_pairs", a, b, h0, REAL)
     _check_shapes("linear_scan_pairs", b, h0, reset, "(B, L, D, 2)")
     return scan(
         _coefficients("linear_scan_pairs", a, b, out, True),
@@ -127,12 +136,6 @@ def _pairs(x: Tensor | complex, dtype: torch.dtype, like: Tensor) -> Tensor:
     return torch.view_as_real(x.to(dtype).resolve_conj())
 
 
-def _check_tensors(name: str, **arguments: object) -> None:
-    for label, x in arguments.items():
-        if not isinstance(x, Tensor) and (x is not None or label in ("a", "b")):
-            raise TypeError(f"{name}: {label} must be a tensor, and is a {type(x).__name__}")
-
-
 def _types(
     name: str, a: Tensor | complex, b: Tensor, h0: Tensor | None, allowed: tuple[torch.dtype, ...]
 ) -> tuple[torch.dtype, torch.dtype]:
@@ -147,10 +150,9 @@ def _types(
     if h0 is not None and h0.dtype not in (out, acc):
         wider = torch.promote_types(acc, h0.dtype)
         out, acc = (out, acc) if wider == acc else (wider, wider)
-    for label, dtype in (("b", b.dtype), ("the common type of a, b and h0", out)):
-        if dtype not in allowed:
-            names = ", ".join(str(x).removeprefix("torch.") for x in allowed)
-            raise TypeError(f"{name}: {label} is {dtype}; it must be one of {names}")
+    floating(name, "b", b, allowed)
+    if out is not b.dtype:
+        floating(name, "the common type of a, b and h0", b.new_empty(0, dtype=out), allowed)
     return out, acc
 
 
@@ -158,21 +160,10 @@ def _check_shapes(name: str, b: Tensor, h0: Tensor | None, reset: Tensor | None,
     shape = b.shape
     if len(shape) != (4 if "2" in rule else 3) or ("2" in rule and shape[3] != 2):
         raise ValueError(f"{name}: b has shape {tuple(shape)}; it must be {rule}")
-    if shape[1] == 0:
-        raise ValueError(f"{name}: b has shape {tuple(shape)}, no steps; L must be at least 1")
-    state = (shape[0], *shape[2:])
-    if h0 is not None and h0.shape != state:
-        raise ValueError(
-            f"{name}: h0 has shape {tuple(h0.shape)}; b of shape {tuple(shape)} needs {state}"
-        )
-    if reset is not None:
-        if reset.dtype is not torch.bool:
-            raise TypeError(f"{name}: reset is {reset.dtype}; it must be bool")
-        if reset.shape != shape[:2]:
-            raise ValueError(
-                f"{name}: reset has shape {tuple(reset.shape)}; "
-                f"b of shape {tuple(shape)} needs {tuple(shape[:2])}"
-            )
+    check_length(name, "b", b)
+    if h0 is not None:
+        check_shape(name, "h0", h0, (shape[0], *shape[2:]), f"b of shape {tuple(shape)}")
+    check_reset(name, reset, shape[0], shape[1])
 
 
 def _coefficients(

@@ -1,0 +1,54 @@
+"""How the compiled linear scan treats memory: streaming stores, huge pages."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from statewise.ops import linear_scan, linear_scan_pairs
+from statewise.ops.linear_scan import _memory, cpu
+
+
+def _both_passes(shape, pairs, reverse):
+    generator = torch.Generator().manual_seed(0)
+    pair = (2,) if pairs else ()
+    leaves = [
+        0.6 * torch.rand(*shape, *pair, generator=generator),
+        torch.randn(*shape, *pair, generator=generator),
+        torch.randn(shape[0], *shape[2:], *pair, generator=generator),
+    ]
+    leaves = [x.requires_grad_() for x in leaves]
+    scan = linear_scan_pairs if pairs else linear_scan
+    h, last = scan(*leaves, reverse=reverse)
+    weight = torch.randn(h.shape, generator=generator)
+    return [h, last, *torch.autograd.grad([h, last], leaves, [weight, torch.ones_like(last)])]
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("shape", [(3, 50, 32), (2, 40, 8), (2, 40, 12), (5, 200, 288)])
+def test_streaming_stores_change_nothing(monkeypatch, shape, pairs, threads):
+    monkeypatch.setenv("STATEWISE_THREADS", threads)
+    monkeypatch.setattr(cpu, "STREAM_BYTES", 2**60)
+    expected = _both_passes(shape, pairs, reverse=pairs)
+    monkeypatch.setattr(cpu, "STREAM_BYTES", 0)
+    found = _both_passes(shape, pairs, reverse=pairs)
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+def test_streams_only_what_is_large_and_aligned():
+    numbers = torch.zeros(2**20 + 1)
+    aligned = numbers[:-1].view(1, -1, 16).numpy()
+    assert cpu._streams(aligned, aligned)
+    assert not cpu._streams(numbers[1:].view(1, -1, 16).numpy())
+    assert not cpu._streams(aligned, numbers[1:].view(1, -1, 16).numpy())
+    assert not cpu._streams(aligned[:, :100])
+    assert not cpu._streams(torch.zeros(1, 2**20, 12).numpy())
+
+
+@pytest.mark.parametrize("elements", [0, 5, _memory.MIN_BYTES // 4, 5 * _memory.HUGE_PAGE // 4 + 3])
+def test_fresh_memory_can_be_written(elements):
+    x = _memory.fresh((elements,), torch.float32)
+    assert x.shape == (elements,)
+    assert x.dtype == torch.float32
+    assert x.fill_(2.0).sum().item() == pytest.approx(2.0 * elements)
