@@ -3,6 +3,11 @@
 Importing this package compiles nothing.
 """
 
+from statewise.ops.block_scan import block_scan
+from statewise.ops.cauchy_kernel import cauchy_kernel, cauchy_product
+from statewise.ops.causal_conv1d import causal_conv1d
+from statewise.ops.companion_kernel import companion_kernel, reciprocal_series
+from statewise.ops.diagonal_ssm import diagonal_ssm
 from statewise.ops.dispatch import (
     BackendError,
     BackendStatus,
@@ -12,16 +17,66 @@ from statewise.ops.dispatch import (
     use_backend,
     warm,
 )
+from statewise.ops.fft_conv import fft_conv
 from statewise.ops.linear_scan import linear_scan, linear_scan_pairs
+from statewise.ops.newton_scan import (
+    Blocks,
+    Cell,
+    Damped,
+    Dense,
+    Diagonal,
+    Newton,
+    NewtonScan,
+    ParaGRUCell,
+    ParaLSTMCell,
+    QuasiNewton,
+    gru_cell,
+    lstm_cell,
+    newton_scan,
+    para_gru,
+    para_lstm,
+)
+from statewise.ops.scan2d import scan2d
+from statewise.ops.selective_scan import selective_scan
+from statewise.ops.ssd import linear_attention, ssd
+from statewise.ops.vandermonde_kernel import vandermonde_kernel
 
 __all__ = [
     "BackendError",
     "BackendStatus",
+    "Blocks",
+    "Cell",
+    "Damped",
+    "Dense",
+    "Diagonal",
+    "Newton",
+    "NewtonScan",
+    "ParaGRUCell",
+    "ParaLSTMCell",
+    "QuasiNewton",
     "backends",
+    "block_scan",
+    "cauchy_kernel",
+    "cauchy_product",
+    "causal_conv1d",
+    "companion_kernel",
+    "diagonal_ssm",
+    "fft_conv",
+    "gru_cell",
+    "linear_attention",
     "linear_scan",
     "linear_scan_pairs",
+    "lstm_cell",
+    "newton_scan",
     "operators",
+    "para_gru",
+    "para_lstm",
+    "reciprocal_series",
+    "scan2d",
+    "selective_scan",
+    "ssd",
     "status",
     "use_backend",
+    "vandermonde_kernel",
     "warm",
 ]
