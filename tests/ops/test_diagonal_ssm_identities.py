@@ -208,3 +208,23 @@ def test_single_precision_holds_over_a_long_sequence():
         wide, wide_last = diagonal_ssm(u.double(), *(x.to(torch.complex128) for x in (a, b, c)))
     assert (y - wide).abs().max() < 5e-6 * wide.abs().max()
     assert (last - wide_last).abs().max() < 5e-6 * wide_last.abs().max()
+
+
+@pytest.mark.parametrize("turns", [0.0, 3.0])
+def test_single_precision_keeps_slow_poles(turns):
+    """Time constants of six times the sequence: a rounded a^m would drift by 3e-5 over it."""
+    generator = torch.Generator().manual_seed(0)
+    length, channels, states = 16384, 8, 4
+    u = torch.randn(1, length, channels, generator=generator)
+    modulus = torch.exp(-1e-5 * (1 + torch.rand(channels, states, generator=generator)))
+    a = torch.polar(modulus, turns * torch.rand(channels, states, generator=generator))
+    b, c = torch.view_as_complex(torch.randn(2, channels, states, 2, generator=generator))
+
+    def solve(dtype: torch.dtype) -> list[torch.Tensor]:
+        pole, signal = a.to(dtype).requires_grad_(), u.to(dtype.to_real())
+        y, last = diagonal_ssm(signal, pole, b.to(dtype), c.to(dtype))
+        return [y, last, *torch.autograd.grad((y * signal.flip(1)).sum(), pole)]
+
+    with use_backend("cpu"):
+        for one, other in zip(solve(torch.complex64), solve(torch.complex128), strict=True):
+            assert (one - other).abs().max() < 5e-6 * other.abs().max()

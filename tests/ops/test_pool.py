@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from statewise.ops import linear_scan, linear_scan_pairs, pool
-from statewise.ops.linear_scan import cpu
+from statewise.ops import blocks, linear_scan, linear_scan_pairs, pool
 
 SHAPE = (3, 700, 130)
 
@@ -38,17 +37,17 @@ def _solve(pairs: bool, batch: int = SHAPE[0]) -> list[torch.Tensor]:
 def many_threads(monkeypatch):
     """Four threads on small work, whatever the machine has."""
     monkeypatch.setenv("STATEWISE_THREADS", "4")
-    monkeypatch.setattr(cpu, "MIN_ELEMENTS", 1000)
+    monkeypatch.setattr(blocks, "MIN_ELEMENTS", 1000)
 
 
 @pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_threads_do_not_change_a_bit(pairs, batch, monkeypatch):
-    monkeypatch.setattr(cpu, "MIN_ELEMENTS", 1000)
+    monkeypatch.setattr(blocks, "MIN_ELEMENTS", 1000)
     found = []
     for threads in (1, 2, 3, 8):
         monkeypatch.setenv("STATEWISE_THREADS", str(threads))
-        assert len(cpu._blocks((batch, *SHAPE[1:]), 1)) >= min(threads, 5)
+        assert len(blocks.cut(batch, SHAPE[2], batch * SHAPE[1] * SHAPE[2])) >= min(threads, 5)
         found.append(_solve(pairs, batch))
     for other in found[1:]:
         assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
@@ -59,8 +58,8 @@ def test_blocks_cover_everything_once(many_threads, monkeypatch):
         for threads in ("1", "2", "5", "64"):
             monkeypatch.setenv("STATEWISE_THREADS", threads)
             covered = torch.zeros(sizes[0], sizes[2], dtype=torch.int64)
-            blocks = cpu._blocks(sizes, 2)
-            for i0, i1, d0, d1 in blocks:
+            work = 2 * sizes[0] * sizes[1] * sizes[2]
+            for i0, i1, d0, d1 in blocks.cut(sizes[0], sizes[2], work):
                 assert i0 < i1
                 assert d0 < d1
                 covered[i0:i1, d0:d1] += 1
@@ -69,7 +68,7 @@ def test_blocks_cover_everything_once(many_threads, monkeypatch):
 
 def test_small_work_stays_in_the_calling_thread(monkeypatch):
     monkeypatch.setenv("STATEWISE_THREADS", "8")
-    assert cpu._blocks((4, 100, 16), 1) == [(0, 4, 0, 16)]
+    assert blocks.cut(4, 16, 4 * 100 * 16) == [(0, 4, 0, 16)]
 
 
 def test_calls_from_four_threads_at_once(many_threads):

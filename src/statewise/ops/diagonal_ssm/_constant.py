@@ -54,22 +54,25 @@ def room(states: int, blocks: int) -> int:
 def tabulate(a, b, c, d, power, slope, drive, read, response):
     """Fill the tables of (D, N) complex a, b, c and (D,) d, in double precision until stored.
 
-    power: a^k; slope: k a^{k−1}; drive: b a^k; read: (Re, −Im) of c a^{k+1};
+    power: a^k, and behind all of them what was lost when they were stored; slope: k a^{k−1};
+    drive: b a^k; read: (Re, −Im) of c a^{k+1};
     response: K_k, with d in K_0. Channels beyond D have zeros.
     """
     D, N = a.shape
-    W = power.shape[4]
+    W = power.shape[5]
     kern = np.zeros(SEGMENT)
-    for i in range(power.shape[0] * W):
+    for i in range(power.shape[1] * W):
         p, w = i // W, i % W
         kern[:] = 0.0
-        for n in range(power.shape[1]):
+        for n in range(power.shape[2]):
             x = y = z = 0j
             if i < D and n < N:
                 x, y, z = a[i, n], b[i, n], c[i, n]
             now, before = 1.0 + 0j, 0j
             for k in range(SEGMENT + 1):
-                power[p, n, k, 0, w], power[p, n, k, 1, w] = now.real, now.imag
+                power[0, p, n, k, 0, w], power[0, p, n, k, 1, w] = now.real, now.imag
+                power[1, p, n, k, 0, w] = now.real - np.float64(power[0, p, n, k, 0, w])
+                power[1, p, n, k, 1, w] = now.imag - np.float64(power[0, p, n, k, 1, w])
                 slope[p, n, k, 0, w], slope[p, n, k, 1, w] = k * before.real, k * before.imag
                 if k < SEGMENT:
                     driven = y * now
@@ -156,13 +159,28 @@ def observe(table, at, n_states, work, h, y, m, backwards, one, many):
 
 
 @kernel
-def _times(table, o, re, im, conjugate, one, many):
-    """The complex product of the number at ``table[o]``, or its conjugate, with (re, im)."""
+def _times(table, o, re, im, one, many):
+    """The complex product of the number at ``table[o]`` with (re, im)."""
     x = spread(table, o, one, many)
     y = spread(table, o + count(one), one, many)
-    if conjugate:
-        return madd(x, re, mul(y, im)), sub(mul(x, im), mul(y, re))
     return sub(mul(x, re), mul(y, im)), madd(x, im, mul(y, re))
+
+
+@kernel
+def propagate(power, o, re, im, conjugate, one, many):
+    """The product of the power at ``power[o]``, or its conjugate, with a state (re, im).
+
+    The power is taken in its two parts: rounded to one, its error would grow with every segment
+    that a slow state passes.
+    """
+    W, low = count(one), power.size // 2
+    xr, xi = spread(power, o, one, many), spread(power, o + W, one, many)
+    yr, yi = spread(power, o + low, one, many), spread(power, o + low + W, one, many)
+    if conjugate:
+        lost_re, lost_im = madd(yr, re, mul(yi, im)), sub(mul(yr, im), mul(yi, re))
+        return madd(xr, re, madd(xi, im, lost_re)), sub(madd(xr, im, lost_im), mul(xi, re))
+    lost_re, lost_im = sub(mul(yr, re), mul(yi, im)), madd(yr, im, mul(yi, re))
+    return sub(madd(xr, re, lost_re), mul(xi, im)), madd(xr, im, madd(xi, re, lost_im))
 
 
 @kernel
@@ -182,8 +200,8 @@ def _advance(power, table, at, n_states, work, h, x, m, fresh, adjoint, one, man
             ar, ai = load(work, o, many), load(work, o + GW, many)
             br, bi = load(work, o + 2 * GW, many), load(work, o + 3 * GW, many)
             q = (at + n) * _POWER * W + 2 * W * m
-            ar, ai = _times(power, q, ar, ai, adjoint, one, many)
-            br, bi = _times(power, q + _POWER * W, br, bi, adjoint, one, many)
+            ar, ai = propagate(power, q, ar, ai, adjoint, one, many)
+            br, bi = propagate(power, q + _POWER * W, br, bi, adjoint, one, many)
         f = (at + n) * _TABLE * W
         g = f + _TABLE * W
         row = x if adjoint else x + (m - 1) * GW
@@ -210,7 +228,7 @@ def forward(
     """Fill y (B, L, D), last (B, D, N, 2) and, to ``keep`` them, bounds (B, C, N, 2, D)."""
     L, D, N = u.shape[1], u.shape[2], last.shape[2]
     W, GW = count(one), count(many)
-    N2 = power.shape[1]
+    N2 = power.shape[2]
     given, found, states = 0, TILE * GW, 2 * TILE * GW
     cuts, fresh = np.empty(TILE + 1, np.int64), np.empty(TILE + 1, np.bool_)
     for i in range(i0, i1, GW // W):
@@ -255,7 +273,7 @@ def adjoint(
     """
     L, D, N = grad_y.shape[1], grad_y.shape[2], dh0.shape[2]
     W, GW = count(one), count(many)
-    N2 = power.shape[1]
+    N2 = power.shape[2]
     given, found, states = 0, TILE * GW, 2 * TILE * GW
     cuts, fresh = np.empty(TILE + 1, np.int64), np.empty(TILE + 1, np.bool_)
     for i in range(i0, i1, GW // W):

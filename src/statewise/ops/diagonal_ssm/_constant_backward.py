@@ -26,6 +26,7 @@ from statewise.ops.diagonal_ssm._constant import (
     STATES,
     _times,
     observe,
+    propagate,
     respond,
 )
 from statewise.ops.diagonal_ssm._tiles import (
@@ -123,7 +124,7 @@ def _ahead(power, slope, drive, state, work, x, v, h, walk, cuts, fresh, segment
         store(work, out + GW, hi)
         _moments(power, slope, at, work, x + o, v + o, size, out + 2 * GW, one, many)
         if not fresh[s]:
-            hr, hi = _times(power, at + 2 * W * size, hr, hi, False, one, many)
+            hr, hi = propagate(power, at + 2 * W * size, hr, hi, False, one, many)
         vr, vi = _pair(work, out + 2 * GW, many)
         hr = sub(madd(br, vr, hr), mul(bi, vi))
         hi = madd(bi, vr, madd(br, vi, hi))
@@ -146,7 +147,7 @@ def _back(power, read, state, work, carry, walk, marks, cuts, fresh, segments, o
         else:
             # conj(a^m) μ + conj(c a) conj(S), of which ``read`` holds conj(c a)
             sr, si = _pair(work, walk + (s * 2 * MOMENTS + 6) * GW, many)
-            mr, mi = _times(power, at + 2 * W * (cuts[s + 1] - cuts[s]), mr, mi, True, one, many)
+            mr, mi = propagate(power, at + 2 * W * (cuts[s + 1] - cuts[s]), mr, mi, True, one, many)
             mr = madd(ci, si, madd(cr, sr, mr))
             mi = sub(madd(ci, sr, mi), mul(cr, si))
     store(work, carry, mr)
@@ -189,7 +190,7 @@ def _collect_tile(slope, at, work, walk, marks, cuts, segments, sums, out, one, 
         mr, mi = _pair(work, marks + s * 2 * STATES * GW, many)
         hr, hi = _pair(work, walk + s * 2 * MOMENTS * GW, many)
         power = at + 2 * W * (cuts[s + 1] - cuts[s])
-        hr, hi = _times(slope, power, hr, hi, False, one, many)
+        hr, hi = _times(slope, power, hr, hi, one, many)
         ar, ai = _gain_conj(ar, ai, mr, mi, hr, hi)
     accumulate(sums, out + 8 * W, ar, one)
     accumulate(sums, out + 9 * W, ai, one)
@@ -207,7 +208,7 @@ def backward(
     """
     L, D, N = u.shape[1], u.shape[2], dh0.shape[2]
     W, GW = count(one), count(many)
-    N2, blocks = power.shape[1], power.shape[0]
+    N2, blocks = power.shape[2], power.shape[1]
     x, v, found, walk = 0, TILE * GW, 2 * TILE * GW, 3 * TILE * GW
     marks = walk + TILE * 2 * MOMENTS * GW
     lagged = marks + TILE * 2 * STATES * GW

@@ -127,9 +127,8 @@ def _tables(
 ) -> tuple[np.ndarray, ...]:
     """Tables of powers: power, slope, drive, read, response."""
     shape = (sizes.blocks, sizes.padded)
-    power, slope = (
-        torch.empty((*shape, SEGMENT + 1, 2, sizes.width), dtype=dtype).numpy() for _ in range(2)
-    )
+    powers = (*shape, SEGMENT + 1, 2, sizes.width)
+    power, slope = (torch.empty(s, dtype=dtype).numpy() for s in ((2, *powers), powers))
     drive, read = (
         torch.empty((*shape, SEGMENT, 2, sizes.width), dtype=dtype).numpy() for _ in range(2)
     )
