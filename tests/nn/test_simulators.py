@@ -20,6 +20,7 @@ from statewise.nn import (
     RealDiagonal,
     Ring,
     Scan,
+    lti,
 )
 from statewise.nn.simulators import powers
 
@@ -125,6 +126,26 @@ def test_auto_scans_on_the_cpu() -> None:
         expected, last = scan(u, **extra)
         assert torch.equal(y, expected)
         assert torch.equal(state, last)
+
+
+def test_auto_convolves_where_training_gains_from_it(monkeypatch) -> None:
+    layers = [LTI(1, 1, 64, coupling=Bank(), simulator=one).double() for one in (Auto(), Scan())]
+    called = []
+    real = lti.bank_convolution
+    monkeypatch.setattr(
+        lti, "bank_convolution", lambda *given: called.append(given) or real(*given)
+    )
+    for batch, convolved in ((2, False), (4, True)):
+        u = noise(batch, 8192, 1)
+        called.clear()
+        (y, state), (expected, last) = (layer(u) for layer in layers)
+        assert bool(called) == convolved
+        close(y, expected, 1e-10)
+        close(state, last, 1e-10)
+        with torch.no_grad():
+            called.clear()
+            layers[0](u)
+            assert not called
 
 
 @pytest.mark.parametrize("simulator", [Scan(), FFT()], ids=repr)

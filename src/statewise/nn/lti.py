@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from statewise.nn.bank import bank_convolution, bank_recurrence, convolution_pays
 from statewise.nn.contract import (
     Layer,
     State,
@@ -44,7 +45,7 @@ class LTI(Layer):
 
     Args:
         d_input: input channels.
-        d_output: output channels.
+        d_output: output channels; None for as many as inputs.
         d_state: states; per channel for ``Bank``.
         poles: parametrisation of the poles.
         coupling: ``Dense()`` or ``Bank()``.
@@ -62,8 +63,8 @@ class LTI(Layer):
     def __init__(
         self,
         d_input: int,
-        d_output: int,
-        d_state: int,
+        d_output: int | None = None,
+        d_state: int = 64,
         *,
         poles: PolesConfig | None = None,
         coupling: Dense | Bank | None = None,
@@ -73,6 +74,7 @@ class LTI(Layer):
         seed: int | np.random.Generator = 0,
     ) -> None:
         super().__init__()
+        d_output = d_input if d_output is None else d_output
         for name, size in (("d_input", d_input), ("d_output", d_output), ("d_state", d_state)):
             if size < 1:
                 raise ValueError(f"LTI needs {name} of at least 1; given {size}")
@@ -129,7 +131,6 @@ class LTI(Layer):
     ) -> tuple[Tensor, State]:
         """See :meth:`Layer.forward`."""
         check_sequence(self, u, dt, mask, reset, lengths)
-        state = self.init_state(u.shape[0]) if state is None else state
         u = mask_input(u, mask)
         if lengths is not None:
             valid = valid_steps(lengths, u.shape[1])
@@ -137,6 +138,7 @@ class LTI(Layer):
             dt = None if dt is None else torch.where(valid, dt, torch.ones_like(dt))
         if self._convolves(u, dt, reset, lengths):
             return self._by_convolution(u, state)
+        state = self.init_state(u.shape[0]) if state is None else state
         return self._by_scan(u, state, dt, reset, lengths)
 
     def _convolves(
@@ -156,11 +158,19 @@ class LTI(Layer):
                     f"use Scan() or Auto()"
                 )
             return True
-        if isinstance(self.simulator, Auto):
-            return not obstacles and u.is_cuda and u.shape[1] >= self.simulator.crossover
-        return False
+        if not isinstance(self.simulator, Auto) or obstacles:
+            return False
+        if u.is_cuda:
+            return u.shape[1] >= self.simulator.crossover
+        return isinstance(self.coupling, BankCoupling) and convolution_pays(u, self.d_state)
 
-    def _by_convolution(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def _by_convolution(self, u: Tensor, state: State) -> tuple[Tensor, Tensor]:
+        if isinstance(self.coupling, BankCoupling) and not u.is_cuda:
+            start = None if state is None else self._split_state(state, u.shape[0])[0]
+            y, last = bank_convolution(self.poles, self.coupling, self.D, u, start)
+            y = y if self.bias is None else y + self.bias.to(y.dtype)
+            return y, last.to(self._state_dtype)
+        state = self.init_state(u.shape[0]) if state is None else state
         start, _ = self._split_state(state, u.shape[0])
         a, gain, _ = self.poles.discretise()
         y, last = fft_simulate(self.coupling, a, gain, self.poles.output_scale, u, start)
@@ -175,6 +185,14 @@ class LTI(Layer):
         lengths: Tensor | None,
     ) -> tuple[Tensor, State]:
         start, previous = self._split_state(state, u.shape[0])
+        if isinstance(self.coupling, BankCoupling) and self.poles.points == 1:
+            found = bank_recurrence(self.poles, self.coupling, self.D, u, start, dt, reset, lengths)
+            if found is not None:
+                y, last = found
+                y = y if self.bias is None else y + self.bias.to(u.dtype)
+                return mask_input(
+                    y, None if lengths is None else valid_steps(lengths, u.shape[1])
+                ), last
         step = None if dt is None else dt.reshape(-1, u.shape[1], 1)
         a, v = self._coefficients_and_drive(u, previous, step, reset)
         v = v.to(start.dtype)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from statewise.lti.discretise import DiscretisedPoles
+from statewise.lti.discretise import ZOH, Bilinear, DiscretisedPoles
 from statewise.lti.functions import complex_exp, phi1
 from statewise.nn.initialisers import PoleLaw
 from statewise.nn.specs import ContinuousDiagonal, DiscreteDiagonal, RealDiagonal
@@ -24,6 +24,20 @@ from statewise.nn.specs import ContinuousDiagonal, DiscreteDiagonal, RealDiagona
 def _as_work(parameter: Tensor) -> Tensor:
     """Poles and steps are computed in float32 at least, whatever the type of the parameters."""
     return parameter if parameter.dtype == torch.float64 else parameter.float()
+
+
+class HeldPoles(NamedTuple):
+    """Diagonal dynamics in the form that :func:`~statewise.ops.diagonal_ssm` takes.
+
+    Attributes:
+        poles: λ for a relative step of 1, (S,).
+        scale: factor of the input, (S,).
+        rule: "zoh" or "bilinear".
+    """
+
+    poles: Tensor
+    scale: Tensor
+    rule: str
 
 
 class Poles(nn.Module, abc.ABC):
@@ -45,6 +59,13 @@ class Poles(nn.Module, abc.ABC):
         Returns:
             Coefficients (S,) for ``dt=None``, else (..., S).
         """
+
+    def held(self) -> HeldPoles | None:
+        """The dynamics as those of one rule with the relative step as its only step, or None.
+
+        With z = λδ the recurrence is that of ``rule`` for the poles λ, with its input scaled.
+        """
+        return None
 
     @property
     def eigenvalues(self) -> Tensor:
@@ -76,16 +97,27 @@ class DiscreteDiagonalPoles(Poles):
         """The logarithms log λ̄ = −e^ν + i e^θ, complex, shape (S,)."""
         return torch.complex(-torch.exp(_as_work(self.nu)), torch.exp(_as_work(self.theta)))
 
+    @property
+    def gamma(self) -> Tensor:
+        """The factor γ of the input, (S,)."""
+        if self.config.gain == "trained":
+            return torch.exp(_as_work(self.log_gamma))
+        real = -torch.exp(_as_work(self.nu))
+        # 1 − |λ̄|² = −expm1(−2 e^ν) keeps all digits where |λ̄| is near 1.
+        return (
+            torch.sqrt(-torch.expm1(2 * real))
+            if self.config.gain == "derived"
+            else torch.ones_like(real)
+        )
+
+    def held(self) -> HeldPoles:
+        """See :meth:`Poles.held`."""
+        log_poles = self.log_poles
+        return HeldPoles(log_poles, self.gamma / phi1(log_poles), "zoh")
+
     def discretise(self, dt: Tensor | None = None) -> DiscretisedPoles:
         """See :meth:`Poles.discretise`."""
-        log_poles = self.log_poles
-        if self.config.gain == "trained":
-            gamma = torch.exp(_as_work(self.log_gamma))
-        elif self.config.gain == "derived":
-            # 1 − |λ̄|² = −expm1(−2 e^ν) keeps all digits where |λ̄| is near 1.
-            gamma = torch.sqrt(-torch.expm1(2 * log_poles.real))
-        else:
-            gamma = torch.ones_like(log_poles.real)
+        log_poles, gamma = self.log_poles, self.gamma
         if dt is None:
             return DiscretisedPoles(complex_exp(log_poles), gamma.to(log_poles.dtype), None)
         dt = dt.to(gamma.dtype)
@@ -135,6 +167,14 @@ class _SteppedPoles(Poles):
         """Δ of every state at the nominal step, shape (S,)."""
         dt = torch.exp(_as_work(self.log_dt))
         return dt if self.config.per_state else dt.repeat_interleave(self.n // self.groups)
+
+    def held(self) -> HeldPoles | None:
+        """See :meth:`Poles.held`."""
+        rule = {ZOH: "zoh", Bilinear: "bilinear"}.get(type(self.config.rule))
+        if rule is None:
+            return None
+        poles, step = self.continuous, self.dt
+        return HeldPoles(poles * step, step.to(poles.dtype), rule)
 
     def discretise(self, dt: Tensor | None = None) -> DiscretisedPoles:
         """See :meth:`Poles.discretise`."""

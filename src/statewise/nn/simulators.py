@@ -9,14 +9,14 @@ from statewise.lti.functions import complex_exp
 from statewise.nn.coupling import BankCoupling, Coupling, as_complex
 
 
-def powers(a: Tensor, count: int) -> Tensor:
-    """a^0 … a^(count − 1), shape (count, S).
+def powers(a: Tensor, count: int, stride: int = 1) -> Tensor:
+    """a^0, a^stride … a^(stride (count − 1)), shape (count, S).
 
     Computed as exp(k log a) in float64, because the phase k·arg(a) would lose its digits in
     float32 for large k.
     """
     wide = a.to(torch.complex128)
-    index = torch.arange(count, device=a.device, dtype=torch.float64).unsqueeze(-1)
+    index = stride * torch.arange(count, device=a.device, dtype=torch.float64).unsqueeze(-1)
     # log of |a| = 0 is −inf, and 0·(−inf) is NaN at k = 0: hold the modulus above the underflow.
     wide = torch.where(wide.detach().abs() < 1e-300, torch.full_like(wide, 1e-300), wide)
     exponent = torch.complex(index * torch.log(wide.abs()), index * wide.angle())
