@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 _REGISTRY: dict[str, type] = {}
@@ -48,7 +49,9 @@ def to_dict(value: Any) -> Any:
             raise TypeError(f"{name} is not registered, so it could not be read back")
         fields = {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"kind": name, **fields}
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
+        if "kind" in value:
+            raise TypeError('a mapping with the key "kind" would be read back as a dataclass')
         return {str(key): to_dict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_dict(item) for item in value]

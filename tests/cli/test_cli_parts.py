@@ -1,12 +1,26 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from statewise.cli.parts import part_kinds, read_part, show_part
 from statewise.cli.settings import attribute_docs
 from statewise.estimators.transform import OutputTransform, SignedPower
+from statewise.lti import Bilinear
 from statewise.models import DeepWienerConfig
-from statewise.nn import GLU, Bank, Dense, DiscreteDiagonal, Polynomial, RealDiagonal, Ring
+from statewise.nn import (
+    GLU,
+    S4D,
+    Bank,
+    Dense,
+    DiscreteDiagonal,
+    Gated,
+    LayerSpec,
+    Polynomial,
+    RealDiagonal,
+    Ring,
+)
 from statewise.nn.initialisers import GivenDiscrete
 from statewise.nn.specs import PolesConfig, StaticMap
 from statewise.train import FitConfig
@@ -32,6 +46,12 @@ from statewise.train import FitConfig
             DiscreteDiagonal(GivenDiscrete((-0.5, 0.5), (0.1, 0))),
         ),
         ("SignedPower(floor=None)", OutputTransform, SignedPower()),
+        ("S4D", LayerSpec, S4D.spec()),
+        (
+            "Gated(inner=S4D(d_state=2, rule=Bilinear), expand=3)",
+            LayerSpec,
+            Gated.spec(inner=S4D.spec(d_state=2, rule=Bilinear()), expand=3),
+        ),
     ],
 )
 def test_parts_are_read_as_in_python(text: str, family: type, part: object) -> None:
@@ -84,3 +104,19 @@ def test_every_setting_has_words_for_its_help(kind: type) -> None:
     docs = attribute_docs(kind)
     assert set(docs) == set(kind.__dataclass_fields__)
     assert all(text and "`" not in text for text in docs.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("S4E", "no layer 'S4E'; the layers are: "),
+        ("S4D(states=2)", "S4D has no option 'states'; its options are: d_state"),
+        ("S4D(2)", "given by name"),
+        ("3", "'3' is no layer; write one as in Python"),
+        ("Gated(inner=S4E)", "'S4E'"),
+    ],
+)
+def test_layers_tell_what_is_wrong(text: str, said: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=re.escape(said)):
+        read_part(text, [LayerSpec])
+    assert read_part("None", [LayerSpec], optional=True) is None

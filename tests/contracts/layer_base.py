@@ -43,8 +43,8 @@ def gradients(layer: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 
 
 def rms(x: Tensor) -> float:
-    """Root of the mean square."""
-    return float(x.detach().double().square().mean().sqrt())
+    """Root of the mean square; 0 of nothing."""
+    return float(x.detach().double().square().mean().sqrt()) if x.numel() else 0.0
 
 
 class LayerTests:

@@ -56,7 +56,7 @@ def test_roles() -> None:
     }
     found = parameter_roles(block())
     assert found["F"] == "D"
-    assert found["lti.bias"] == "bias"
+    assert found["layer.bias"] == "bias"
     assert found["norm.weight"] == "bias"
     assert found["static.0.weight"] == "weight"
     assert found["static.2.bias"] == "bias"

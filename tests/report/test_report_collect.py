@@ -12,6 +12,7 @@ from report_builders import FakeIdentifier, Page, experiments
 from statewise.data.task import Task
 from statewise.estimators.transform import SignedPower
 from statewise.models import DeepWienerConfig
+from statewise.nn import LRU, Gated
 from statewise.report import collect, render_html, to_json
 from statewise.report.collect import nominal_dt
 
@@ -155,3 +156,15 @@ def test_nominal_interval() -> None:
     assert nominal_dt(experiments((50,))) is None
     uneven = np.concatenate([np.arange(40.0) * 2, 80 + np.arange(10.0) * 5])
     assert nominal_dt(experiments((50,), t=uneven)) == 2.0
+
+
+def test_layers_without_poles_leave_their_section_away(task: Task) -> None:
+    config = dataclasses.replace(CONFIG, layer=Gated.spec(inner=LRU.spec(d_state=2)))
+    data = collect(FakeIdentifier(task, config), task, {})
+    assert (data.layers, data.path) == ((), None)
+    assert "each a layer of the kind Gated" in data.model.description
+    page = render_html(data)
+    assert "rig" in page
+    assert "unit circle" not in page
+    linear = collect(FakeIdentifier(task, dataclasses.replace(CONFIG, layer=LRU.spec())), task, {})
+    assert len(linear.layers) == 2

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from statewise._config import from_dict
+from statewise.nn.layer_spec import LayerSpec
 
 
 def part_kinds(types: Sequence[type]) -> dict[str, type]:
@@ -44,12 +45,13 @@ def read_part(text: str, types: Sequence[type], *, optional: bool = False) -> An
     Raises:
         ValueError: text that is no part; the message says what was expected.
     """
+    if LayerSpec in types:
+        return _read_layer(text, optional=optional)
     kinds = part_kinds(types)
     expected = ", ".join([*kinds, *(["None"] if optional else [])])
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ValueError(f"{text!r} is no part; write one of {expected}, as in Python") from None
+    tree = _parse(text)
+    if tree is None:
+        raise ValueError(f"{text!r} is no part; write one of {expected}, as in Python")
     if optional and isinstance(tree, ast.Constant) and tree.value is None:
         return None
     name = _name(tree)
@@ -65,6 +67,9 @@ def read_part(text: str, types: Sequence[type], *, optional: bool = False) -> An
 
 def show_part(part: Any) -> str:
     """Write a part as :func:`read_part` reads it, with the settings that are not the default."""
+    if isinstance(part, LayerSpec):
+        options = ", ".join(f"{name}={show_part(value)}" for name, value in part.options.items())
+        return f"{part.layer}({options})" if options else part.layer
     if not dataclasses.is_dataclass(part) or isinstance(part, type):
         return repr(part)
     shown = []
@@ -76,6 +81,27 @@ def show_part(part: Any) -> str:
         if value != default:
             shown.append(f"{field.name}={show_part(value)}")
     return f"{type(part).__name__}({', '.join(shown)})" if shown else type(part).__name__
+
+
+def _parse(text: str) -> ast.expr | None:
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _read_layer(text: str, *, optional: bool) -> LayerSpec | None:
+    tree = _parse(text)
+    if optional and isinstance(tree, ast.Constant) and tree.value is None:
+        return None
+    name = None if tree is None else _name(tree)
+    if tree is None or name is None:
+        raise ValueError(
+            f"{text!r} is no layer; write one as in Python, such as Mamba2(d_state=64)"
+        )
+    spec = LayerSpec(name, _settings(name, tree) if isinstance(tree, ast.Call) else {})
+    spec.check()
+    return spec
 
 
 def _name(tree: ast.expr) -> str | None:
@@ -99,13 +125,26 @@ def _value(tree: ast.expr) -> Any:
         # Words need no quotes, which a shell would take away: gain=trained.
         return _build(name, {}) if name[:1].isupper() else name
     assert isinstance(tree, ast.Call)
-    if tree.args or any(keyword.arg is None for keyword in tree.keywords):
+    return _build(name, _settings(name, tree))
+
+
+def _settings(name: str, call: ast.Call) -> dict[str, Any]:
+    if call.args or any(keyword.arg is None for keyword in call.keywords):
         raise ValueError(f"settings of {name} are given by name, as in {name}(setting=value)")
-    return _build(name, {str(item.arg): _value(item.value) for item in tree.keywords})
+    return {str(item.arg): _value(item.value) for item in call.keywords}
 
 
 def _build(name: str, settings: dict[str, Any]) -> Any:
-    made = from_dict({"kind": name})
+    try:
+        made = from_dict({"kind": name})
+    except ValueError as error:
+        # No setting of that name: perhaps a layer inside another one.
+        spec = LayerSpec(name, settings)
+        try:
+            spec.check()
+        except ValueError:
+            raise error from None
+        return spec
     unknown = sorted(set(settings) - {field.name for field in dataclasses.fields(made)})
     if unknown:
         known = ", ".join(field.name for field in dataclasses.fields(made)) or "none"

@@ -15,6 +15,7 @@ from statewise._config import to_dict
 from statewise.cli.console import UsageError
 from statewise.cli.parts import part_kinds, read_part, show_part
 from statewise.estimators.recipes import Recipe
+from statewise.nn.layer_spec import LayerSpec
 
 T = TypeVar("T")
 
@@ -101,7 +102,8 @@ def attribute_docs(kind: type) -> dict[str, str]:
 def _unmarked(text: str) -> str:
     text = re.sub(r"; see :\w+:`[^`]*`", "", text)
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", text)
-    return text.replace("``", "")
+    # A layer is written without the word that makes it data in Python.
+    return text.replace("``", "").replace(".spec(", "(")
 
 
 def _options_like(default: Any, group: str, summary: str) -> type:
@@ -130,7 +132,8 @@ def _option(name: str, hint: Any, default: Any, text: str) -> tuple[str, Any, An
         return name, Annotated[hint, tyro.conf.arg(help=text)], field
     optional = type(None) in members
     accepted = tuple(families) + ((type(None),) if optional else ())
-    choices = [*part_kinds(families), *(["None"] if optional else [])]
+    kinds = {} if LayerSpec in families else part_kinds(families)
+    choices = [*kinds, *(["None"] if optional else [])]
     spec = tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="PART",
@@ -138,7 +141,7 @@ def _option(name: str, hint: Any, default: Any, text: str) -> tuple[str, Any, An
         is_instance=lambda value: isinstance(value, accepted),
         str_from_instance=lambda value: [show_part(value)],
     )
-    if not all(re.search(rf"\b{one}\b", text) for one in choices):
+    if LayerSpec not in families and not all(re.search(rf"\b{one}\b", text) for one in choices):
         text = f"{text.rstrip('.')}: {', '.join(choices)}."
     return name, Annotated[hint, spec, tyro.conf.arg(help=text)], field
 

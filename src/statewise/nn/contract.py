@@ -8,11 +8,16 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+
+from statewise.nn.layer_spec import LayerSpec
+
+_GIVEN_BY_THE_MODEL = frozenset({"d_input", "d_output", "seed", "rng"})
 
 State = Any
 """A tensor whose first axis is the batch, or a (named) tuple of states."""
@@ -28,6 +33,23 @@ class Layer(nn.Module, abc.ABC):
 
     d_input: int
     d_output: int
+
+    @classmethod
+    def spec(cls, **options: Any) -> LayerSpec:
+        """This kind of layer with these options, as data.
+
+        Args:
+            options: keyword arguments of the class, without sizes that the model gives and
+                without the seed.
+
+        Returns:
+            A specification to put into a block, a model or a file.
+
+        Raises:
+            TypeError: an option that the class does not take.
+        """
+        check_options(cls, options)
+        return LayerSpec(cls.__name__, options)
 
     @abc.abstractmethod
     def forward(
@@ -76,6 +98,21 @@ class Layer(nn.Module, abc.ABC):
     @abc.abstractmethod
     def init_state(self, batch: int) -> State:
         """The state of rest for ``batch`` sequences, on the layer's device."""
+
+
+def check_options(cls: type[Layer], options: Mapping[str, Any]) -> None:
+    """Raise a sentence about the first option that the constructor of ``cls`` does not take."""
+    accepted = inspect.signature(cls).parameters
+    names = [
+        name
+        for name, parameter in accepted.items()
+        if parameter.default is not parameter.empty and name not in _GIVEN_BY_THE_MODEL
+    ]
+    for name in options:
+        if name not in names:
+            raise TypeError(
+                f"{cls.__name__} has no option {name!r}; its options are: {', '.join(names)}"
+            )
 
 
 def map_state(fn: Callable[..., Tensor], state: State, *others: State) -> State:
@@ -182,7 +219,7 @@ def valid_steps(lengths: Tensor, length: int) -> Tensor:
 
 def at_last(sequence: Tensor, before: Tensor, lengths: Tensor) -> Tensor:
     """Entry ``lengths − 1`` of each sequence (B, L, ...), or ``before`` where the length is 0."""
-    index = (lengths - 1).clamp_min(0).view(-1, *[1] * (sequence.ndim - 1))
+    index = (lengths.long() - 1).clamp_min(0).view(-1, *[1] * (sequence.ndim - 1))
     picked = sequence.gather(1, index.expand(-1, 1, *sequence.shape[2:])).squeeze(1)
     empty = (lengths == 0).view(-1, *[1] * (before.ndim - 1))
     return torch.where(empty, before.to(picked.dtype), picked)

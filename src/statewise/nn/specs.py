@@ -151,7 +151,7 @@ class Bank:
 @register
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """The recurrence through ``ops.linear_scan``: honours dt, reset and lengths."""
+    """The recurrence, ``ops.linear_scan`` or ``ops.diagonal_ssm``: honours dt, reset, lengths."""
 
 
 @register
@@ -163,10 +163,13 @@ class FFT:
 @register
 @dataclasses.dataclass(frozen=True)
 class Auto:
-    """FFT on a GPU for calls of at least ``crossover`` samples that FFT honours, else scan.
+    """Whichever is faster where FFT honours the call, by measurement; else scan.
+
+    That is FFT on a GPU for calls of at least ``crossover`` samples, and on a CPU the training of a
+    bank with many states on long batches.
 
     Attributes:
-        crossover: shortest sequence that is convolved.
+        crossover: shortest sequence that is convolved on a GPU.
     """
 
     crossover: int = 64
@@ -324,3 +327,23 @@ class RMSNorm(Norm):
         from statewise.nn.static import RootMeanSquareNorm
 
         return RootMeanSquareNorm(channels, eps=1e-5)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Selective:
+    """Which parts of a selective state space depend on the input; the others are constants.
+
+    With none of them the layer is linear and time-invariant between its convolution and its gate.
+
+    Source: Gu and Dao, Mamba (2312.00752), table 7.
+
+    Attributes:
+        dt: step sizes Δ.
+        B: input vectors.
+        C: read-out vectors.
+    """
+
+    dt: bool = True
+    B: bool = True
+    C: bool = True

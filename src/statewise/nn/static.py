@@ -18,13 +18,17 @@ from statewise.nn.specs import Polynomial
 
 def linear(d_input: int, d_output: int, rng: np.random.Generator, bias: bool = True) -> nn.Linear:
     """A linear map with uniform start in ±1/√d_input, drawn from ``rng``."""
+    device = torch.get_default_device()
     # skip_init leaves torch's global generator alone.
-    layer = cast(nn.Linear, nn.utils.skip_init(nn.Linear, d_input, d_output, bias=bias))
+    start = nn.utils.skip_init(nn.Linear, d_input, d_output, bias=bias, device=device)
+    layer = cast(nn.Linear, start)
+    if device.type == "meta":
+        return layer
     bound = 1 / math.sqrt(d_input)
     with torch.no_grad():
         for parameter in layer.parameters():
-            start = rng.uniform(-bound, bound, tuple(parameter.shape))
-            parameter.copy_(torch.from_numpy(start))
+            drawn = rng.uniform(-bound, bound, tuple(parameter.shape))
+            parameter.copy_(torch.from_numpy(drawn))
     return layer
 
 

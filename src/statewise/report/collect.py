@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from statewise.data import Experiments, Normaliser, Record
 from statewise.data.metrics import Score
 from statewise.data.task import Task
 from statewise.models import DeepWiener
+from statewise.nn import WienerBlock
 from statewise.ops import status
 from statewise.ops.dispatch import choice
 from statewise.report.content import (
@@ -161,15 +162,7 @@ def collect(
             for trace in _traces(split, part, index, record, simulated[split])
         ],
         residuals=_residuals(task.test[main], simulated[main][name]),
-        layers=layer_summaries(identifier.model_, dt, unit, u=_normalised_inputs(task, normaliser)),
-        path=path_summary(
-            identifier.model_,
-            inputs,
-            outputs,
-            u_mean=normaliser.u_mean,
-            u_std=normaliser.u_std,
-            to_physical=to_physical,
-        ),
+        **_dynamics(identifier.model_, task, normaliser, inputs, outputs, dt, unit, to_physical),
         history=list(identifier.history_),
         environment=_environment(identifier),
         references=[
@@ -314,6 +307,32 @@ def _residuals(test: Experiments, simulated: Sequence[Array]) -> dict[str, list[
     return tests
 
 
+def _dynamics(
+    model: DeepWiener,
+    task: Task,
+    normaliser: Normaliser,
+    inputs: Sequence[Channel],
+    outputs: Sequence[Channel],
+    dt: float | None,
+    unit: str,
+    to_physical: Callable[[Array], Array],
+) -> dict[str, Any]:
+    """What poles and frequency responses say, for models whose blocks have them."""
+    if not all(isinstance(block, WienerBlock) for block in model.blocks):
+        return {}
+    return {
+        "layers": layer_summaries(model, dt, unit, u=_normalised_inputs(task, normaliser)),
+        "path": path_summary(
+            model,
+            inputs,
+            outputs,
+            u_mean=normaliser.u_mean,
+            u_std=normaliser.u_std,
+            to_physical=to_physical,
+        ),
+    }
+
+
 def _normalised_inputs(task: Task, normaliser: Normaliser) -> Array:
     record = max(task.train, key=len)
     return normaliser.transform_u(record.u)[:RANGE_SAMPLES]
@@ -322,8 +341,12 @@ def _normalised_inputs(task: Task, normaliser: Normaliser) -> Array:
 def _description(model: DeepWiener, transform: Any) -> str:
     config = model.config
     blocks = f"{config.n_layers} block{'s' if config.n_layers > 1 else ''}"
+    if all(isinstance(block, WienerBlock) for block in model.blocks):
+        system = "stable linear system"
+    else:
+        system = f"layer of the kind {config.layer.layer if config.layer else 'LTI'}"
     text = (
-        f"A deep Wiener model of {blocks}: each a stable linear system followed by the static map "
+        f"A deep Wiener model of {blocks}: each a {system} followed by the static map "
         f"{type(config.static).__name__}, with {config.d_model} channels between them."
     )
     if transform is not None:
