@@ -14,21 +14,39 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from statewise._errors import DataError
-from statewise.lti import Euler, Trapezoid
-from statewise.models import DeepWiener, DeepWienerConfig, load_model, save_model
+from statewise.lti import Bilinear, Euler, Trapezoid
+from statewise.models import (
+    DeepWiener,
+    DeepWienerConfig,
+    LanguageModel,
+    LanguageModelConfig,
+    Pooled,
+    SequenceModel,
+    SequenceModelConfig,
+    Tokens,
+    load_model,
+    save_model,
+)
 from statewise.nn import (
     MLP,
+    S4D,
     Auto,
     Bank,
+    BlockSpec,
     ContinuousDiagonal,
     DiscreteDiagonal,
+    FeedForward,
+    Gated,
     GivenDiscrete,
     LayerNorm,
+    Longhorn,
+    Mamba,
     Polynomial,
     RealDiagonal,
     RMSNorm,
     S4DInv,
     Scan,
+    Selective,
     state_tensors,
 )
 
@@ -60,6 +78,9 @@ CONFIGS = {
         bias=True,
         simulator=Auto(128),
     ),
+    "layer": DeepWienerConfig(
+        n_layers=1, d_model=2, layer=Gated.spec(inner=S4D.spec(d_state=2, rule=Bilinear()))
+    ),
     "real": DeepWienerConfig(n_layers=1, d_model=2, d_state=2, poles=RealDiagonal(rule=Euler(0.7))),
 }
 
@@ -89,6 +110,66 @@ def rewrite(folder: Path, change: Callable[[dict], None]) -> None:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
+def test_a_sequence_model_comes_back_as_one(tmp_path: Path) -> None:
+    config = SequenceModelConfig(
+        (S4D.spec(d_state=2), BlockSpec(FeedForward.spec())),
+        d_model=4,
+        encoder=Tokens(),
+        head=Pooled("last"),
+    )
+    model = SequenceModel(7, 3, config, seed=5).eval()
+    save_model(model, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert isinstance(again, SequenceModel)
+    assert again.config == config
+    u = torch.tensor([[1, 6, 0, 2]])
+    assert torch.equal(again(u)[0], model(u)[0])
+
+
+LANGUAGE = {
+    "layer": Gated.spec(inner=S4D.spec(d_state=2, rule=Bilinear())),
+    "longhorn": Longhorn.spec(d_state=4),
+    "rule": Mamba.spec(d_state=4, rule="zoh", selective=Selective(B=False)),
+}
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_a_language_model_of_any_layer_comes_back_as_one(
+    tmp_path: Path, name: str, tied: bool, half: bool
+) -> None:
+    config = LanguageModelConfig(11, 4, 2, LANGUAGE[name], tie_embeddings=tied)
+    model = LanguageModel(config, seed=5).eval()
+    if half:
+        # Parameters of two types, as in a public checkpoint read in a half type.
+        for parameter_name, parameter in model.named_parameters():
+            if not parameter_name.endswith("A_log"):
+                parameter.data = parameter.data.bfloat16()
+    save_model(model, tmp_path / "model")
+    stored = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert set(stored) == {"format", "model", "dtype", "parts"}
+    again = load_model(tmp_path / "model")
+    assert isinstance(again, LanguageModel)
+    assert not again.training
+    assert again.config == config
+    for key, value in model.state_dict().items():
+        assert again.state_dict()[key].dtype == value.dtype
+        assert torch.equal(again.state_dict()[key], value)
+    tokens = torch.tensor([[1, 6, 0, 2]])
+    if half:
+        return
+    logits, state = model(tokens)
+    repeated, last = again(tokens)
+    assert torch.equal(repeated, logits)
+    for one, other in zip(state_tensors(last), state_tensors(state), strict=True):
+        assert torch.equal(one, other)
+    rewrite(tmp_path / "model", lambda c: c["parts"].update(n_layer=3))
+    told(tmp_path / "model", "layers.2", "do not fit")
+    rewrite(tmp_path / "model", lambda c: c["parts"].pop("d_model"))
+    told(tmp_path / "model", "config.json", "d_model")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_round_trip_is_exact(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
@@ -114,10 +195,10 @@ def test_round_trip_is_exact(tmp_path: Path, name: str, dtype: torch.dtype) -> N
 def test_folder_holds_two_readable_files(folder: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert config["format"] == 1
+    assert config["format"] == 2
     assert config["model"] == "DeepWiener"
     assert config["parts"]["kind"] == "DeepWienerConfig"
-    assert "blocks.0.lti.poles.nu" in load_file(folder / "model.safetensors")
+    assert "blocks.0.layer.poles.nu" in load_file(folder / "model.safetensors")
 
 
 def test_saving_replaces_the_folder(folder: Path) -> None:
@@ -152,16 +233,16 @@ def test_missing_parts_are_told(folder: Path, tmp_path: Path) -> None:
     ("text", "words"),
     [
         (b"", "expected JSON"),
-        (b'{"format": 1,', "expected JSON"),
+        (b'{"format": 2,', "expected JSON"),
         (b"\xff\xfe\x00", "expected JSON"),
         (b"[" * 100_000, "expected JSON"),
         (b"[1, 2]", "expected a JSON object, found list"),
         (b"null", "expected a JSON object, found NoneType"),
-        (b"{}", "expected format 1, found None"),
-        (b'{"format": 2}', "expected format 1, found 2"),
-        (b'{"format": 1}', "DeepWiener"),
-        (b'{"format": 1, "model": "Transformer"}', "'Transformer'"),
-        (b'{"format": 1, "model": "DeepWiener"}', "lacks dtype, n_inputs, n_outputs, parts"),
+        (b"{}", "expected format 2, found None"),
+        (b'{"format": 3}', "expected format 2, found 3"),
+        (b'{"format": 2}', "DeepWiener"),
+        (b'{"format": 2, "model": "Transformer"}', "'Transformer'"),
+        (b'{"format": 2, "model": "DeepWiener"}', "lacks dtype, n_inputs, n_outputs, parts"),
     ],
 )
 def test_damaged_config_is_told(folder: Path, text: bytes, words: str) -> None:
@@ -208,7 +289,7 @@ def test_weights_of_another_model_are_told(folder: Path) -> None:
     tensors = load_file(path)
     renamed = {name.replace("nu", "mu"): value for name, value in tensors.items()}
     save_file(renamed, path)
-    told(folder, "blocks.0.lti.poles.nu")
+    told(folder, "blocks.0.layer.poles.nu")
     tensors["output_map.bias"] = torch.zeros(2)
     save_file(tensors, path)
     told(folder, "output_map.bias", "size mismatch")
@@ -226,18 +307,19 @@ def test_loading_runs_no_code(folder: Path) -> None:
     told(folder, "expected JSON")
 
 
+_LEAF = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-2, 2) | st.text(max_size=4)
+
+
+def _nested(inner: st.SearchStrategy) -> st.SearchStrategy:
+    words = st.sampled_from(["kind", "law", "gain"])
+    return inner | st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3)
+
+
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-2, 2) | st.text(max_size=4),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(st.sampled_from(["kind", "law", "gain"]), inner, max_size=3)
-        ),
-        max_leaves=4,
-    ),
+    _nested(_nested(_LEAF)),
     st.sampled_from(
         ["poles", "coupling", "static", "skip", "norm", "dropout", "bias", "simulator"]
     ),

@@ -260,7 +260,7 @@ class SystemIdentifier(BaseIdentifier):
         if isinstance(self.initial_state_, EncoderState):
             write_weights(self.initialiser_, folder / "initial_state.safetensors")
         return {
-            "format": 1,
+            "format": 2,
             "nominal_dt": self.nominal_dt_,
             "initial_state": to_dict(self.initial_state_),
             "network": model_config(self.model_),
@@ -274,12 +274,18 @@ class SystemIdentifier(BaseIdentifier):
         }
 
     def _read(self, folder: Path, kept: dict[str, Any]) -> None:
+        from statewise.models import DeepWiener
         from statewise.models.storage import build_model, read_weights
         from statewise.train import build_initialiser
 
-        if kept.get("format") != 1:
-            raise DataError(f"{folder}: expected format 1, found {kept.get('format')!r}")
-        self.model_ = build_model(kept["network"])
+        if kept.get("format") != 2:
+            raise DataError(f"{folder}: expected format 2, found {kept.get('format')!r}")
+        network = build_model(kept["network"])
+        if not isinstance(network, DeepWiener):
+            raise DataError(
+                f"{folder}: expected the network of a DeepWiener, found {type(network).__name__}"
+            )
+        self.model_ = network
         read_weights(self.model_, folder / "model.safetensors")
         self.model_.eval()
         self.nominal_dt_ = None if kept["nominal_dt"] is None else float(kept["nominal_dt"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from statewise._config import register
+from statewise.nn.layer_spec import LayerSpec
 from statewise.nn.specs import (
     FFT,
     GLU,
@@ -33,6 +34,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "direct": (bool,),
     "bias": (bool,),
     "simulator": (Scan, FFT, Auto),
+    "layer": (LayerSpec, type(None)),
 }
 
 
@@ -57,6 +59,9 @@ class DeepWienerConfig:
         direct: a trained linear map from the inputs to the outputs beside the stack.
         bias: a bias at the output of every linear system.
         simulator: how the linear systems run over a sequence.
+        layer: another layer in the place of the linear system, such as ``Mamba2.spec(d_state=64)``;
+            then ``d_state``, ``poles``, ``coupling``, ``bias`` and ``simulator`` say nothing. None
+            for the linear system.
     """
 
     n_layers: int = 3
@@ -73,6 +78,7 @@ class DeepWienerConfig:
     direct: bool = False
     bias: bool = False
     simulator: Scan | FFT | Auto = dataclasses.field(default_factory=Auto)
+    layer: LayerSpec | None = None
 
     def __post_init__(self) -> None:
         for name, kinds in _KINDS.items():

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from statewise.models.config import DeepWienerConfig
+from statewise.nn.block import Block
 from statewise.nn.contract import (
     Layer,
     State,
@@ -55,37 +56,17 @@ class DeepWiener(Layer):
         self.config, self.d_input, self.d_output = config, n_inputs, n_outputs
         width = config.d_model
         self.input_map = linear(n_inputs, width, rng) if config.input_map else None
-        blocks = []
+        blocks: list[Block] = []
         for index in range(config.n_layers):
             first = width if config.input_map or index else n_inputs
-            lti = LTI(
-                first,
-                width,
-                config.d_state,
-                poles=config.poles,
-                coupling=config.coupling,
-                simulator=config.simulator,
-                bias=config.bias,
-                seed=rng,
-            )
-            blocks.append(
-                WienerBlock(
-                    lti,
-                    config.static,
-                    skip=config.skip,
-                    norm=config.norm,
-                    prenorm=config.prenorm,
-                    dropout=config.dropout,
-                    rng=rng,
-                )
-            )
+            blocks.append(_block(first, config, rng))
         self.blocks = nn.ModuleList(blocks)
         self.output_map = linear(width, n_outputs, rng)
         self.direct = linear(n_inputs, n_outputs, rng, bias=False) if config.direct else None
 
     @property
-    def _chain(self) -> list[WienerBlock]:
-        return cast("list[WienerBlock]", list(self.blocks))
+    def _chain(self) -> list[Block]:
+        return cast("list[Block]", list(self.blocks))
 
     def init_state(self, batch: int) -> State:
         """The state of rest of every block."""
@@ -144,3 +125,27 @@ class DeepWiener(Layer):
     def n_parameters(self) -> int:
         """Number of real trained parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def _block(d_input: int, config: DeepWienerConfig, rng: np.random.Generator) -> Block:
+    around = {
+        "skip": config.skip,
+        "norm": config.norm,
+        "prenorm": config.prenorm,
+        "dropout": config.dropout,
+    }
+    if config.layer is not None:
+        layer = config.layer.build(d_input, rng, config.d_model)
+        kind = WienerBlock if isinstance(layer, LTI) else Block
+        return kind(layer, config.static, rng=rng, **around)
+    lti = LTI(
+        d_input,
+        config.d_model,
+        config.d_state,
+        poles=config.poles,
+        coupling=config.coupling,
+        simulator=config.simulator,
+        bias=config.bias,
+        seed=rng,
+    )
+    return WienerBlock(lti, config.static, rng=rng, **around)

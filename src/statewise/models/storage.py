@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,10 +14,23 @@ from safetensors.torch import load_file, save_file
 from statewise._config import from_dict, to_dict
 from statewise._errors import DataError
 from statewise._files import atomic_folder, atomic_write, write_text
-from statewise.models.deep_wiener import DeepWiener, DeepWienerConfig
+from statewise.models.config import DeepWienerConfig
+from statewise.models.deep_wiener import DeepWiener
+from statewise.models.language_config import LanguageModelConfig
+from statewise.models.language_model import LanguageModel
+from statewise.models.sequence_config import SequenceModelConfig
+from statewise.models.sequence_model import SequenceModel
 
-FORMAT = 1
+FORMAT = 2
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
+
+_KINDS: dict[str, tuple[Any, type]] = {
+    "DeepWiener": (DeepWiener, DeepWienerConfig),
+    "LanguageModel": (LanguageModel, LanguageModelConfig),
+    "SequenceModel": (SequenceModel, SequenceModelConfig),
+}
+
+Model = DeepWiener | LanguageModel | SequenceModel
 
 # What the constructors raise on values that no saved model has.
 _UNUSABLE = (
@@ -30,43 +44,47 @@ _UNUSABLE = (
 )
 
 
-def model_config(model: DeepWiener) -> dict[str, object]:
+def model_config(model: Model) -> dict[str, object]:
     """What ``config.json`` says of a model."""
+    sizes: dict[str, object] = {}
+    if not isinstance(model, LanguageModel):
+        sizes = {"n_inputs": model.d_input, "n_outputs": model.d_output}
     return {
-        "model": "DeepWiener",
-        "n_inputs": model.d_input,
-        "n_outputs": model.d_output,
+        "model": type(model).__name__,
+        **sizes,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "parts": to_dict(model.config),
     }
 
 
-def build_model(config: dict[str, object]) -> DeepWiener:
+def build_model(config: dict[str, object]) -> Any:
     """Make an untrained model from what :func:`model_config` gave.
 
     Raises:
         TypeError: a field of the wrong type.
         ValueError: a config that names another model, lacks a field or has a wrong value.
     """
-    if config.get("model") != "DeepWiener":
-        raise ValueError(
-            f'a model "DeepWiener" was expected; the config says {config.get("model")!r}'
-        )
-    lacking = {"parts", "dtype", "n_inputs", "n_outputs"} - set(config)
+    name = config.get("model")
+    if not isinstance(name, str) or name not in _KINDS:
+        known = " or ".join(f'"{kind}"' for kind in _KINDS)
+        raise ValueError(f"a model {known} was expected; the config says {name!r}")
+    kind, settings = _KINDS[name]
+    sizes = () if kind is LanguageModel else ("n_inputs", "n_outputs")
+    lacking = {"parts", "dtype", *sizes} - set(config)
     if lacking:
-        raise ValueError(f"the config of a DeepWiener lacks {', '.join(sorted(lacking))}")
+        raise ValueError(f"the config of a {name} lacks {', '.join(sorted(lacking))}")
     parts = from_dict(config["parts"])
-    if not isinstance(parts, DeepWienerConfig):
-        raise ValueError("the config of a DeepWiener needs parts of kind DeepWienerConfig")
+    if not isinstance(parts, settings):
+        raise ValueError(f"the config of a {name} needs parts of kind {settings.__name__}")
     dtype = DTYPES.get(str(config["dtype"]))
     if dtype is None:
         raise ValueError(f"dtype is one of {', '.join(DTYPES)}; given {config['dtype']!r}")
-    n_inputs, n_outputs = config["n_inputs"], config["n_outputs"]
-    if not isinstance(n_inputs, int) or not isinstance(n_outputs, int):
+    given = [config[name] for name in sizes]
+    if not all(isinstance(size, int) for size in given):
         raise TypeError(
-            f"n_inputs and n_outputs are whole numbers; given {n_inputs!r} and {n_outputs!r}"
+            f"n_inputs and n_outputs are whole numbers; given {' and '.join(map(repr, given))}"
         )
-    return DeepWiener(n_inputs, n_outputs, parts).to(dtype)
+    return kind(*given, parts).to(dtype)
 
 
 def write_weights(model: torch.nn.Module, path: Path) -> None:
@@ -79,8 +97,13 @@ def write_weights(model: torch.nn.Module, path: Path) -> None:
         save_file(tensors, temporary)
 
 
-def read_weights(model: torch.nn.Module, path: Path) -> None:
+def read_weights(model: torch.nn.Module, path: Path, *, own_types: bool = False) -> None:
     """Read a safetensors file into ``model``.
+
+    Args:
+        model: the model.
+        path: the file.
+        own_types: give the parameters the types of the file instead of keeping theirs.
 
     Raises:
         DataError: the file is missing, damaged or belongs to another model.
@@ -89,6 +112,10 @@ def read_weights(model: torch.nn.Module, path: Path) -> None:
         raise DataError(f"{path}: the file with the weights is missing")
     try:
         tensors = load_file(path)
+        if own_types:
+            for name, parameter in model.named_parameters():
+                if name in tensors and tensors[name].is_floating_point():
+                    parameter.data = parameter.data.to(tensors[name].dtype)
         model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
@@ -118,8 +145,11 @@ def read_config(folder: Path) -> dict[str, object]:
     return config
 
 
-def save_model(model: DeepWiener, folder: str | os.PathLike[str]) -> None:
+def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
     """Write a model to a folder, which is replaced as a whole.
+
+    A language model of any layer can be written; other libraries read what
+    :func:`~statewise.models.save_pretrained` writes.
 
     Args:
         model: the model.
@@ -131,14 +161,14 @@ def save_model(model: DeepWiener, folder: str | os.PathLike[str]) -> None:
         write_weights(model, temporary / "model.safetensors")
 
 
-def load_model(folder: str | os.PathLike[str]) -> DeepWiener:
+def load_model(folder: str | os.PathLike[str]) -> Any:
     """Read a model that :func:`save_model` wrote.
 
     Args:
         folder: the folder.
 
     Returns:
-        The model, on the CPU, in evaluation mode.
+        The model, of the class it was saved from, on the CPU, in evaluation mode.
 
     Raises:
         DataError: the folder is incomplete or damaged.
@@ -150,5 +180,7 @@ def load_model(folder: str | os.PathLike[str]) -> DeepWiener:
     except _UNUSABLE as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path / 'config.json'}: no model can be built: {reason}") from error
-    read_weights(model, path / "model.safetensors")
+    # A language model in a half type keeps its decays in float32.
+    own_types = isinstance(model, LanguageModel)
+    read_weights(model, path / "model.safetensors", own_types=own_types)
     return model.eval()
