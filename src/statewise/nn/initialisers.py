@@ -153,6 +153,32 @@ class GivenDiscrete(DiscreteLaw):
 
 @register
 @dataclasses.dataclass(frozen=True)
+class GivenContinuous(ContinuousLaw):
+    """Continuous poles given by the caller, such as those of a diagonalised operator.
+
+    Attributes:
+        real: real parts, below 0.
+        imag: imaginary parts (of the upper half plane).
+    """
+
+    real: tuple[float, ...] = ()
+    imag: tuple[float, ...] = ()
+
+    def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Give the poles; ``n`` must be their number."""
+        poles = np.asarray(self.real) + 1j * np.asarray(self.imag)
+        if poles.shape != (n,):
+            raise ValueError(f"GivenContinuous holds {len(poles)} poles, the layer has {n}")
+        if np.any(poles.real >= 0):
+            raise ValueError(
+                f"GivenContinuous needs poles in the left half plane; the largest real part is "
+                f"{poles.real.max():.6g}"
+            )
+        return poles
+
+
+@register
+@dataclasses.dataclass(frozen=True)
 class S4DLegS(ContinuousLaw):
     """Eigenvalues of the normal part of HiPPO-LegS: −½ + iω_n (S4D, 2206.11893)."""
 
