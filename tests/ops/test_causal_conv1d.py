@@ -72,6 +72,23 @@ def test_equals_the_convolution_of_torch(backend, taps, length):
     assert torch.equal(window, padded[..., padded.shape[-1] - taps + 1 :].transpose(1, 2))
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("taps", [1, 2, 9])
+def test_gradients_are_those_of_torch(backend, taps):
+    generator = torch.Generator().manual_seed(taps)
+    shapes = ((2, 6, 5), (5, taps), (5,))
+    given = [torch.randn(s, dtype=torch.float64, generator=generator) for s in shapes]
+    x, weight, bias = (tensor.requires_grad_() for tensor in given)
+    padded = functional.pad(x.transpose(1, 2), (taps - 1, 0))
+    expected = functional.conv1d(padded, weight[:, None], bias, groups=5).transpose(1, 2)
+    wanted = torch.autograd.grad(expected.square().sum(), (x, weight, bias))
+    with ops.use_backend(backend):
+        y, _ = causal_conv1d(x, weight, bias)
+        found = torch.autograd.grad(y.square().sum(), (x, weight, bias))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+
+
 def test_one_tap_needs_no_state():
     y, window = causal_conv1d(torch.ones(2, 3, 4), 2 * torch.ones(4, 1))
     assert torch.equal(y, 2 * torch.ones(2, 3, 4))

@@ -95,7 +95,7 @@ def backward(
             *((length, channels, taps), silu, reverse),
         )
         _run(_kernels.backward, arguments, x, dtype)
-    total = torch.from_numpy(np.ascontiguousarray(dweight.sum(0)[::-1].T)).to(dtype)
+    total = torch.from_numpy(np.array(dweight.sum(0)[::-1].T, order="C")).to(dtype)
     offset = weight.new_empty(0) if bias is None else torch.from_numpy(dbias.sum(0)).to(dtype)
     return dx.to(x.dtype), total, offset, dh0
 
