@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
+from pathlib import Path
 
 from sphinx.application import Sphinx
 
 from statewise import __version__
+from statewise.papers.pages import write_pages
 
 project = "Statewise"
 author = "The Statewise authors"
@@ -84,6 +86,11 @@ def _escape_docstring(
         start = stop
 
 
+def _write_papers(app: Sphinx) -> None:
+    write_pages(Path(app.srcdir) / "papers")
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("builder-inited", _write_papers)
     # Before napoleon (500), which adds markup of its own.
     app.connect("autodoc-process-docstring", _escape_docstring, priority=400)

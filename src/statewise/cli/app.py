@@ -26,6 +26,9 @@ COMMANDS = {
     "report": ("report", "write the report of a model again"),
     "demo": ("demo", "identify the bundled river record, in minutes"),
     "data describe": ("describe", "say what a data file holds"),
+    "papers": ("papers", "list the published systems inside and their claims"),
+    "papers show": ("papers_show", "say what is claimed of a published system"),
+    "papers check": ("papers_check", "measure the claims of a published system"),
     "doctor": ("doctor", "say what works on this machine, and why not"),
 }
 
@@ -44,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 for success, 2 for a wrong command line or data that cannot be used,
-        1 for a failure of the program itself, 130 when the user stopped it.
+        1 for a failure of the program itself, 3 when a claim of a paper fails, 130 when the user
+        stopped it.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _print_anything()

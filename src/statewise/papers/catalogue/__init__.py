@@ -1,0 +1,1 @@
+"""One module for each paper, with the name ``PAPER`` in it."""
