@@ -10,8 +10,22 @@ from typing import TYPE_CHECKING
 from statewise._lazy import attach
 
 if TYPE_CHECKING:
+    from statewise.nn.attention import Attention, AttentionState
+    from statewise.nn.block import Block
+    from statewise.nn.butterfly import Butterfly, ButterflyConv
+    from statewise.nn.chimera import Chimera, ChimeraState
+    from statewise.nn.companion import Companion
     from statewise.nn.contract import Layer, State, map_state, state_tensors
+    from statewise.nn.dss import DSS
+    from statewise.nn.ema import EMA
+    from statewise.nn.feed_forward import FeedForward
+    from statewise.nn.gated import Gated, GatedState
+    from statewise.nn.gau import GAU, GAUState
+    from statewise.nn.gss import GSS
+    from statewise.nn.h3 import H3, H3State
+    from statewise.nn.hyena import Hyena, HyenaState
     from statewise.nn.initialisers import (
+        GivenContinuous,
         GivenDiscrete,
         LegSBlocks,
         LogTimeConstants,
@@ -22,11 +36,28 @@ if TYPE_CHECKING:
         S4DLin,
         S4DReal,
     )
+    from statewise.nn.layer_spec import BlockSpec, LayerSpec
+    from statewise.nn.liquid_s4 import LiquidS4, LiquidState
+    from statewise.nn.long_conv import LongConv
+    from statewise.nn.longhorn import Longhorn, LonghornState
+    from statewise.nn.longvq import LongVQ, LongVQState
     from statewise.nn.lru import LRU
+    from statewise.nn.lssl import LSSL
     from statewise.nn.lti import LTI, LTIState
+    from statewise.nn.mamba import Mamba, MambaState
+    from statewise.nn.mamba2 import Mamba2, Mamba2State
+    from statewise.nn.mamba3 import Mamba3, Mamba3State
+    from statewise.nn.para_gru import ParaGRU
+    from statewise.nn.para_lstm import ParaLSTM
+    from statewise.nn.recurrent import GRU, LSTM, Elman, LSTMState
     from statewise.nn.roles import parameter_groups, parameter_roles
+    from statewise.nn.s4 import S4
+    from statewise.nn.s4_ptd import S4PTD, S5PTD
     from statewise.nn.s4d import S4D
+    from statewise.nn.s4nd import S4ND
     from statewise.nn.s5 import S5
+    from statewise.nn.sma import SeqBoat, SeqBoatState
+    from statewise.nn.solvers import NewtonSolver, SequentialSolver
     from statewise.nn.specs import (
         ELU,
         FFT,
@@ -44,43 +75,96 @@ if TYPE_CHECKING:
         RealDiagonal,
         RMSNorm,
         Scan,
+        Selective,
         StaticMap,
         Tanh,
     )
     from statewise.nn.wiener import WienerBlock
 
 _LAZY = {
+    "Attention": "attention",
+    "AttentionState": "attention",
     "Auto": "specs",
     "Bank": "specs",
+    "Block": "block",
+    "BlockSpec": "layer_spec",
+    "Butterfly": "butterfly",
+    "ButterflyConv": "butterfly",
+    "Chimera": "chimera",
+    "ChimeraState": "chimera",
+    "Companion": "companion",
     "ContinuousDiagonal": "specs",
+    "DSS": "dss",
     "Dense": "specs",
     "DiscreteDiagonal": "specs",
     "ELU": "specs",
+    "EMA": "ema",
+    "Elman": "recurrent",
     "FFT": "specs",
+    "FeedForward": "feed_forward",
+    "GAU": "gau",
+    "GAUState": "gau",
     "GELU": "specs",
     "GLU": "specs",
+    "GRU": "recurrent",
+    "GSS": "gss",
+    "Gated": "gated",
+    "GatedState": "gated",
+    "GivenContinuous": "initialisers",
     "GivenDiscrete": "initialisers",
+    "H3": "h3",
+    "H3State": "h3",
+    "Hyena": "hyena",
+    "HyenaState": "hyena",
     "Identity": "specs",
     "LRU": "lru",
+    "LSSL": "lssl",
+    "LSTM": "recurrent",
+    "LSTMState": "recurrent",
     "LTI": "lti",
     "LTIState": "lti",
     "Layer": "contract",
     "LayerNorm": "specs",
+    "LayerSpec": "layer_spec",
     "LegSBlocks": "initialisers",
+    "LiquidS4": "liquid_s4",
+    "LiquidState": "liquid_s4",
     "LogTimeConstants": "initialisers",
+    "LongConv": "long_conv",
+    "LongVQ": "longvq",
+    "LongVQState": "longvq",
+    "Longhorn": "longhorn",
+    "LonghornState": "longhorn",
     "MLP": "specs",
+    "Mamba": "mamba",
+    "Mamba2": "mamba2",
+    "Mamba2State": "mamba2",
+    "Mamba3": "mamba3",
+    "Mamba3State": "mamba3",
+    "MambaState": "mamba",
+    "NewtonSolver": "solvers",
     "NyquistFan": "initialisers",
+    "ParaGRU": "para_gru",
+    "ParaLSTM": "para_lstm",
     "Polynomial": "specs",
     "RMSNorm": "specs",
     "RealDiagonal": "specs",
     "Ring": "initialisers",
+    "S4": "s4",
     "S4D": "s4d",
     "S4DInv": "initialisers",
     "S4DLegS": "initialisers",
     "S4DLin": "initialisers",
     "S4DReal": "initialisers",
+    "S4ND": "s4nd",
+    "S4PTD": "s4_ptd",
     "S5": "s5",
+    "S5PTD": "s4_ptd",
     "Scan": "specs",
+    "Selective": "specs",
+    "SeqBoat": "sma",
+    "SeqBoatState": "sma",
+    "SequentialSolver": "solvers",
     "State": "contract",
     "StaticMap": "specs",
     "Tanh": "specs",
@@ -92,28 +176,76 @@ _LAZY = {
 }
 
 __all__ = [
+    "DSS",
     "ELU",
+    "EMA",
     "FFT",
+    "GAU",
     "GELU",
     "GLU",
+    "GRU",
+    "GSS",
+    "H3",
     "LRU",
+    "LSSL",
+    "LSTM",
     "LTI",
     "MLP",
+    "S4",
     "S4D",
+    "S4ND",
+    "S4PTD",
     "S5",
+    "S5PTD",
+    "Attention",
+    "AttentionState",
     "Auto",
     "Bank",
+    "Block",
+    "BlockSpec",
+    "Butterfly",
+    "ButterflyConv",
+    "Chimera",
+    "ChimeraState",
+    "Companion",
     "ContinuousDiagonal",
     "Dense",
     "DiscreteDiagonal",
+    "Elman",
+    "FeedForward",
+    "GAUState",
+    "Gated",
+    "GatedState",
+    "GivenContinuous",
     "GivenDiscrete",
+    "H3State",
+    "Hyena",
+    "HyenaState",
     "Identity",
+    "LSTMState",
     "LTIState",
     "Layer",
     "LayerNorm",
+    "LayerSpec",
     "LegSBlocks",
+    "LiquidS4",
+    "LiquidState",
     "LogTimeConstants",
+    "LongConv",
+    "LongVQ",
+    "LongVQState",
+    "Longhorn",
+    "LonghornState",
+    "Mamba",
+    "Mamba2",
+    "Mamba2State",
+    "Mamba3",
+    "Mamba3State",
+    "MambaState",
+    "NewtonSolver",
     "NyquistFan",
+    "ParaGRU",
+    "ParaLSTM",
     "Polynomial",
     "RMSNorm",
     "RealDiagonal",
@@ -123,6 +255,10 @@ __all__ = [
     "S4DLin",
     "S4DReal",
     "Scan",
+    "Selective",
+    "SeqBoat",
+    "SeqBoatState",
+    "SequentialSolver",
     "State",
     "StaticMap",
     "Tanh",
