@@ -101,7 +101,8 @@ def test_lru_is_a_real_system_of_twice_the_states() -> None:
     b = np.stack([driven.real, driven.imag], 1).reshape(6, 2)
     c = np.stack([p["C"].real, -p["C"].imag], -1).reshape(2, 6)
     # SciPy reads x_k before its update: y_k = C (A x_k + B u_k) + D u_k.
-    _, y, _ = scipy.signal.dlsim((a, b, c @ a, c @ b + p["D"], 1), u[0].numpy())
+    system = (a, b, c @ a, c @ b + np.diag(p["D"]), 1)
+    _, y, _ = scipy.signal.dlsim(system, u[0].numpy())
     np.testing.assert_allclose(layer(u)[0][0].detach().numpy(), y, rtol=0, atol=1e-12)
 
 
@@ -169,7 +170,7 @@ def test_s5_with_one_channel_is_s4d() -> None:
         (s5.poles.log_dt, s4d.poles.log_dt.expand(6)),
         (s5.coupling.B, s4d.coupling.B.transpose(0, 1)),
         (s5.coupling.C, s4d.coupling.C),
-        (s5.D, s4d.D[:, None]),
+        (s5.D, s4d.D),
     ):
         copy(target, source)
     u = noise(2, 50, 1)

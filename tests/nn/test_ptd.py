@@ -75,7 +75,7 @@ def test_s5_ptd_starts_as_dense_perturbed_blocks(precise) -> None:
     y = layer(torch.from_numpy(u)[None])[0][0].detach().numpy()
     for k in range(30):
         x = step @ x + drive @ u[k]
-        expected = c @ x + layer.D.detach().numpy() @ u[k]
+        expected = c @ x + layer.D.detach().numpy() * u[k]
         np.testing.assert_allclose(y[k], expected, rtol=0, atol=1e-10)
 
 

@@ -15,8 +15,11 @@ from statewise.nn import (
     LTI,
     MLP,
     S4D,
+    Block,
     ContinuousDiagonal,
     LayerNorm,
+    Mamba,
+    RMSNorm,
     WienerBlock,
     map_state,
     parameter_groups,
@@ -77,7 +80,26 @@ def test_groups_hold_every_parameter_once(build) -> None:
     members = {id(p): name for name, group in groups.items() for p in group["params"]}
     for name, parameter in model.named_parameters():
         expected = {"A": "dynamics", "B": "dynamics", "dt": "dynamics", "bias": "biases"}
+        if roles[name] == "D" and parameter.ndim == 1:
+            expected["D"] = "biases"
         assert members[id(parameter)] == expected.get(roles[name], "maps"), name
+
+
+def test_a_module_names_the_roles_of_its_parts() -> None:
+    model = Block(Mamba(4, d_state=2), norm=RMSNorm(), rng=np.random.default_rng(0))
+    roles = parameter_roles(model)
+    assert {name: roles[f"layer.{name}"] for name in ("dt_proj.bias", "A_log", "D")} == {
+        "dt_proj.bias": "dt",
+        "A_log": "A",
+        "D": "D",
+    }
+    assert roles["layer.dt_proj.weight"] == "weight"
+    groups = {group["name"]: group["params"] for group in parameter_groups(model, 1e-3, 0.1)}
+    held = {name: {id(p) for p in params} for name, params in groups.items()}
+    assert id(model.layer.dt_proj.bias) in held["dynamics"]
+    assert id(model.layer.D) in held["biases"]
+    assert id(model.norm.weight) in held["biases"]
+    assert id(model.layer.out_proj.weight) in held["maps"]
 
 
 def test_frozen_parameters_and_empty_groups_are_left_out() -> None:

@@ -12,7 +12,9 @@ from statewise.nn.specs import FFT, Auto, DiscreteDiagonal, Scan
 
 
 class LRU(LTI):
-    """x_k = λ ⊙ x_{k−1} + γ ⊙ (B u_k),  y_k = Re(C x_k) + D u_k,  λ = exp(−e^ν + i e^θ).
+    """x_k = λ ⊙ x_{k−1} + γ ⊙ (B u_k),  y_k = Re(C x_k) + D ⊙ u_k,  λ = exp(−e^ν + i e^θ).
+
+    D is a matrix where outputs and inputs differ in number.
 
     Source: Orvieto et al., Resurrecting recurrent neural networks for long sequences (2303.06349).
 
@@ -50,5 +52,6 @@ class LRU(LTI):
                 Ring(r_min, r_max, phase_max), "trained" if train_gain else "derived"
             ),
             simulator=simulator,
+            feedthrough="diagonal" if d_output in (None, d_input) else True,
             seed=seed,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -50,7 +50,8 @@ class LTI(Layer):
         poles: parametrisation of the poles.
         coupling: ``Dense()`` or ``Bank()``.
         simulator: ``Scan()``, ``FFT()`` or ``Auto()``.
-        feedthrough: whether D is there: (d_output, d_input), or a diagonal (d_input,) for a bank.
+        feedthrough: whether D is there: (d_output, d_input), or a diagonal (d_input,) for a bank
+            and where "diagonal" is given.
         bias: whether b is there.
         seed: seed of the initial draw, or a NumPy generator.
 
@@ -69,7 +70,7 @@ class LTI(Layer):
         poles: PolesConfig | None = None,
         coupling: Dense | Bank | None = None,
         simulator: Scan | FFT | Auto | None = None,
-        feedthrough: bool = True,
+        feedthrough: bool | Literal["diagonal"] = True,
         bias: bool = False,
         seed: int | np.random.Generator = 0,
     ) -> None:
@@ -95,8 +96,16 @@ class LTI(Layer):
         else:
             self.poles = config.build(d_state, 1, rng)
             self.coupling = DenseCoupling(d_input, d_output, d_state, self.poles.is_complex, rng)
-            scale = d_input**-0.5
-            d = scale * rng.standard_normal((d_output, d_input)) if feedthrough else None
+            d = None
+            if feedthrough == "diagonal":
+                if d_input != d_output:
+                    raise ValueError(
+                        f"a diagonal D needs as many outputs as inputs; given d_input = {d_input}, "
+                        f"d_output = {d_output}"
+                    )
+                d = rng.standard_normal(d_input)
+            elif feedthrough:
+                d = d_input**-0.5 * rng.standard_normal((d_output, d_input))
         self.D = None if d is None else nn.Parameter(torch.tensor(d, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(d_output, dtype=dtype)) if bias else None
 

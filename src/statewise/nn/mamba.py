@@ -81,6 +81,7 @@ class Mamba(Layer):
         "C": "C",
         "D": "D",
         "dt_bias": "dt",
+        "dt_proj.bias": "dt",
     }
 
     def __init__(

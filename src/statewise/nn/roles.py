@@ -13,8 +13,9 @@ DYNAMIC_ROLES = frozenset({"A", "B", "dt"})
 def parameter_roles(model: nn.Module) -> dict[str, str]:
     """The role of every parameter: "A", "B", "C", "D", "dt", "bias" or "weight".
 
-    A module names the roles of its own parameters in a class attribute ``roles``; parameters that
-    no module names are "bias" when they have one axis and "weight" otherwise.
+    A module names the roles of its own parameters in a class attribute ``roles``, and may name one
+    of a part, as in ``{"dt_proj.bias": "dt"}``; parameters that no module names are "bias" when
+    they have one axis and "weight" otherwise.
 
     Args:
         model: any module.
@@ -22,13 +23,16 @@ def parameter_roles(model: nn.Module) -> dict[str, str]:
     Returns:
         Role by parameter name, as in ``model.named_parameters()``.
     """
-    found: dict[str, str] = {}
+    named: dict[str, str] = {}
     for prefix, module in model.named_modules():
         declared: dict[str, str] = getattr(module, "roles", {})
-        for name, parameter in module.named_parameters(recurse=False):
-            role = declared.get(name, "bias" if parameter.ndim <= 1 else "weight")
-            found[f"{prefix}.{name}" if prefix else name] = role
-    return found
+        for name, role in declared.items():
+            # A module is met before its parts: what it says of them goes before their own word.
+            named.setdefault(f"{prefix}.{name}" if prefix else name, role)
+    return {
+        name: named.get(name, "bias" if parameter.ndim <= 1 else "weight")
+        for name, parameter in model.named_parameters()
+    }
 
 
 def parameter_groups(
@@ -37,7 +41,8 @@ def parameter_groups(
     """Optimiser groups by role.
 
     Poles, input gains and time steps train at ``dynamics_factor · lr`` without weight decay, as in
-    the published recipes of S4, S5 and LRU; biases have no decay.
+    the published recipes of S4, S5 and LRU; biases, scales and direct terms of one number a channel
+    have no decay.
 
     Args:
         model: any module.
@@ -58,6 +63,7 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         role = roles[name]
-        group = "dynamics" if role in DYNAMIC_ROLES else "biases" if role == "bias" else "maps"
+        plain = role in ("bias", "scale") or (role == "D" and parameter.ndim <= 1)
+        group = "dynamics" if role in DYNAMIC_ROLES else "biases" if plain else "maps"
         groups[group]["params"].append(parameter)
     return [{"name": name, **group} for name, group in groups.items() if group["params"]]

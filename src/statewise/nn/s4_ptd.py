@@ -126,7 +126,15 @@ class S5PTD(LTI):
             dt_max,
             per_state=True,
         )
-        super().__init__(d_input, d_output, d_state, poles=poles, simulator=simulator, seed=rng)
+        super().__init__(
+            d_input,
+            d_output,
+            d_state,
+            poles=poles,
+            simulator=simulator,
+            feedthrough="diagonal" if d_output == d_input else True,
+            seed=rng,
+        )
         inward = rng.standard_normal((2 * d_state, d_input)) / np.sqrt(d_input)
         outward = rng.standard_normal((d_output, 2 * d_state)) / np.sqrt(2 * d_state)
         rows, columns = np.split(inward, blocks), np.split(outward, blocks, 1)

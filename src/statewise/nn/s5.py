@@ -14,7 +14,7 @@ from statewise.nn.specs import FFT, Auto, ContinuousDiagonal, Scan
 class S5(LTI):
     """x' = λ x + B u, y = 2 Re(C x) + D u with dense B and C and a time step per state.
 
-    B and C start in the eigenbasis V of the HiPPO blocks: B = Vᴴ B₀, C = C₀ V with B₀ and C₀ real
+    D is diagonal, or a matrix where outputs and inputs differ in number. B and C start in the eigenbasis V of the HiPPO blocks: B = Vᴴ B₀, C = C₀ V with B₀ and C₀ real
     LeCun normal.
 
     Source: Smith et al., Simplified state space layers for sequence modeling (2208.04933).
@@ -49,7 +49,15 @@ class S5(LTI):
         poles = ContinuousDiagonal(
             LegSBlocks(blocks), ZOH() if rule is None else rule, dt_min, dt_max, per_state=True
         )
-        super().__init__(d_input, d_output, d_state, poles=poles, simulator=simulator, seed=rng)
+        super().__init__(
+            d_input,
+            d_output,
+            d_state,
+            poles=poles,
+            simulator=simulator,
+            feedthrough="diagonal" if d_output == d_input else True,
+            seed=rng,
+        )
         size = 2 * d_state // blocks
         vectors = np.kron(np.eye(blocks), legs_normal(size)[1])
         b = vectors.conj().T @ rng.standard_normal((2 * d_state, d_input)) / np.sqrt(d_input)
