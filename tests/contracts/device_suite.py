@@ -97,11 +97,16 @@ class DeviceContract:
 
     @pytest.mark.parametrize(("state", "reset", "reverse"), MODES)
     def test_kernels_agree_with_the_reference(self, kernels, state, reset, reverse):
-        for seed, shape in enumerate(self.gpu_shapes):
+        shapes = self.gpu_shapes
+        if kernels == "cpu" and state != reset:
+            # The interpreter is slow: half of the modes see the longest sequence there.
+            shapes = shapes[:-1]
+        for seed, shape in enumerate(shapes):
             case = self.case(shape, state=state, reset=reset, reverse=reverse, seed=seed)  # pyright: ignore
             for dtype in self.gpu_dtypes:
                 self.hold(kernels, case, dtype, "reference")
 
+    @pytest.mark.gpu
     def test_kernels_repeat_bit_for_bit(self, kernels):
         case = self.case((2, 37, 5), state=True, reset=True, reverse=False)  # pyright: ignore
         first, second = (self.on(kernels, case, torch.float32) for _ in range(2))
