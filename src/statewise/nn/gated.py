@@ -14,6 +14,8 @@ from statewise.nn.recurrence import Recurrence
 from statewise.nn.short_conv import ShortConv
 from statewise.nn.static import linear
 
+_GATES = {"gelu": nn.functional.gelu, "silu": nn.functional.silu}
+
 
 class GatedState(NamedTuple):
     """State of a gated shell.
@@ -30,9 +32,11 @@ class GatedState(NamedTuple):
 class Gated(Recurrence):
     """y = W_out (layer(silu(conv(W_x u))) ⊙ silu(W_z u)): Mamba's block around another layer.
 
-    With S4, Hyena or an LRU inside it gives the mixed architectures of the Mamba paper's ablations.
+    With S4, Hyena or an LRU inside it gives the mixed architectures of the Mamba paper's ablations,
+    with an RGLRU, a GELU at the gate and none of the other silu the recurrent block of Griffin.
 
-    Source: Gu and Dao, Mamba (2312.00752), section 3.4.
+    Sources: Gu and Dao, Mamba (2312.00752), section 3.4; De et al., Griffin (2402.19427), section
+    2.3.
 
     Args:
         d_model: inputs and outputs.
@@ -40,10 +44,12 @@ class Gated(Recurrence):
             channels.
         expand: width inside for each channel.
         d_conv: taps of the short convolution; 0 leaves it and its silu away.
+        gate: what stands at W_z u: "silu" or "gelu".
+        conv_silu: whether silu stands behind the convolution.
         seed: seed of the initial draw, or a NumPy generator.
 
     Raises:
-        ValueError: sizes below 1, or a layer that does not exist.
+        ValueError: sizes below 1, an unknown gate, or a layer that does not exist.
     """
 
     timed: ClassVar[bool] = True
@@ -55,6 +61,8 @@ class Gated(Recurrence):
         *,
         expand: int = 2,
         d_conv: int = 4,
+        gate: str = "silu",
+        conv_silu: bool = True,
         seed: int | np.random.Generator = 0,
     ) -> None:
         super().__init__()
@@ -65,11 +73,14 @@ class Gated(Recurrence):
         ):
             if size < least:
                 raise ValueError(f"Gated needs {name} of at least {least}; given {size}")
+        if gate not in _GATES:
+            raise ValueError(f'the gate of Gated is "silu" or "gelu"; given {gate!r}')
         rng = np.random.default_rng(seed)
+        self.gate = gate
         self.d_input = self.d_output = d_model
         self.d_conv, self.width = d_conv, expand * d_model
         self.enter = linear(d_model, 2 * self.width, rng, bias=False)
-        self.conv = ShortConv(self.width, d_conv, rng) if d_conv else None
+        self.conv = ShortConv(self.width, d_conv, rng, silu=conv_silu) if d_conv else None
         self.inner = (LayerSpec("S4D") if inner is None else inner).build(self.width, rng)
         self.leave = linear(self.width, d_model, rng, bias=False)
 
@@ -91,7 +102,7 @@ class Gated(Recurrence):
         if self.conv is not None:
             x, window = self.conv(x, window, reset=reset, lengths=lengths)
         y, inner = self.inner(x, inner, dt=dt, reset=reset, lengths=lengths)
-        return self.leave(y * nn.functional.silu(z)), GatedState(window, inner)
+        return self.leave(y * _GATES[self.gate](z)), GatedState(window, inner)
 
     def _sample(self, u: Tensor, state: GatedState, dt: Tensor | None) -> tuple[Tensor, State]:
         window, inner = state
@@ -100,4 +111,4 @@ class Gated(Recurrence):
             taken, window = self.conv(x.unsqueeze(1), window)
             x = taken.squeeze(1)
         y, inner = self.inner.step(x, inner, dt=dt)
-        return self.leave(y * nn.functional.silu(z)), GatedState(window, inner)
+        return self.leave(y * _GATES[self.gate](z)), GatedState(window, inner)

@@ -36,10 +36,10 @@ class LiquidS4(Recurrence):
     π_{p,t} = u_t u_{t−1} ⋯ u_{t−p+1}, of which the layer keeps those of p successive inputs up to
     p = P (``degree``), in one of two ways; b̄^p is taken state by state:
 
-        "kb":  y_t += 2 Re Σ_p Σ_s C Ā^{t−s} b̄^p π_{p,s}    they are filtered as the input is, by
-               x_t = ā x_{t−1} + Σ_p b̄^p π_{p,t}
-        "pb":  y_t += 2 Re Σ_p C b̄^p π_{p,t}                Ā = I left out of the memory, as in the
-               published code: products of the present act at once and are forgotten
+    - "kb": y_t += 2 Re Σ_p Σ_s C Ā^{t−s} b̄^p π_{p,s}. They are filtered as the input is, by
+      x_t = ā x_{t−1} + Σ_p b̄^p π_{p,t}.
+    - "pb": y_t += 2 Re Σ_p C b̄^p π_{p,t}. Ā = I is left out of the memory, as in the published
+      code: products of the present act at once and are forgotten.
 
     p = 2 … P. So the layer is a stable linear system with a static polynomial in front (kb) or
     beside it (pb), not the liquid system itself, which large inputs make unstable. A is

@@ -19,12 +19,12 @@ class LongConv(Recurrence):
 
     The taps k are free parameters. Three regularisers make them generalise:
 
-        smooth "time":       average of the 2p + 1 taps around each, zeros beyond the ends
-        smooth "frequency":  k_s · Σ_{|j|≤p} e^{−j²/2} cos(2πjs/K), the circular convolution of the
-                             spectrum of K points with the weights e^{−j²/2}, not normalised
-        squash:              sign(k) max(|k| − λ, 0); taps within λ are zero and get no gradient
-        kernel dropout:      in training, taps are zeroed with probability p, others scaled by
-                             1/(1 − p), the same taps for all sequences and steps of a call
+    - smooth "time": average of the 2p + 1 taps around each, zeros beyond the ends.
+    - smooth "frequency": k_s · Σ_{|j|≤p} e^{−j²/2} cos(2πjs/K), the circular convolution of the
+      spectrum of K points with the weights e^{−j²/2}, not normalised.
+    - squash: sign(k) max(|k| − λ, 0); taps within λ are zero and get no gradient.
+    - kernel dropout: in training, taps are zeroed with probability p, others scaled by 1/(1 − p),
+      the same taps for all sequences and steps of a call.
 
     The state is the window of the last K − 1 inputs, (B, K − 1, d_model): a sequence costs
     O(max(L, K) log K) a channel, a step O(K), and nothing is remembered beyond K samples. There is

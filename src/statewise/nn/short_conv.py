@@ -13,7 +13,7 @@ from statewise.ops import causal_conv1d
 
 
 class ShortConv(nn.Module):
-    """y_t = silu(Σ_{k<W} w_{W−1−k} ⊙ x_{t−k} + b), each channel with a kernel of its own.
+    """y_t = φ(Σ_{k<W} w_{W−1−k} ⊙ x_{t−k} + b), each channel with a kernel of its own, φ = silu.
 
     The state is the window of the last W − 1 inputs, oldest first. Public checkpoints hold the
     weight as (D, 1, W).
@@ -24,6 +24,8 @@ class ShortConv(nn.Module):
         rng: source of the initial draw, uniform in ±1/√W.
         bias: whether b is there.
         bound: uniform in ±bound for the taps instead.
+        silu: whether φ is silu.
+        silu: whether φ is there; otherwise the identity is.
     """
 
     def __init__(
@@ -34,9 +36,10 @@ class ShortConv(nn.Module):
         *,
         bias: bool = True,
         bound: float | None = None,
+        silu: bool = True,
     ) -> None:
         super().__init__()
-        self.channels, self.width = channels, width
+        self.channels, self.width, self.silu = channels, width, silu
         dtype, usual = torch.get_default_dtype(), 1 / math.sqrt(width)
         taps = usual if bound is None else bound
         start = rng.uniform(-taps, taps, (channels, width))
@@ -65,7 +68,7 @@ class ShortConv(nn.Module):
         Returns:
             Outputs (B, L, D) and the window after the last sample, in the type of ``window``.
         """
-        y, last = causal_conv1d(x, self.weight, self.bias, window, silu=True, reset=reset)
+        y, last = causal_conv1d(x, self.weight, self.bias, window, silu=self.silu, reset=reset)
         if lengths is not None and self.width > 1:
             last = final_window(x, window, reset, lengths)
         return y, last.to(window.dtype)
