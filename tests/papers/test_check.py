@@ -117,7 +117,7 @@ def test_mistakes_get_a_sentence(capsys, words, said):
 def test_pages(tmp_path):
     (tmp_path / "gone.md").write_text("old")
     paths = write_pages(tmp_path)
-    assert sorted(path.name for path in paths) == ["index.md", "toy.md"]
+    assert [path.name for path in paths] == ["index.md", "coverage.md", "toy.md"]
     assert not (tmp_path / "gone.md").exists()
     assert "| [A toy](toy.md) | 2020 | 0 | 0 | 5 |" in paths[0].read_text()
-    assert "| bad | ≥ 1 V | 2 | – | not measured |" in paths[1].read_text()
+    assert "| bad | ≥ 1 V | 2 | – | not measured |" in paths[2].read_text()

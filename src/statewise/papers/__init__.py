@@ -23,14 +23,17 @@ if TYPE_CHECKING:
     )
     from statewise.papers.results import Record, read_records, write_records
     from statewise.papers.run import check_claim
+    from statewise.papers.survey import Architecture, architectures
 
 _LAZY = {
+    "Architecture": "survey",
     "Bound": "registry",
     "Claim": "registry",
     "Measured": "registry",
     "Paper": "registry",
     "Record": "results",
     "Setting": "registry",
+    "architectures": "survey",
     "at_least": "registry",
     "at_most": "registry",
     "check_claim": "run",
@@ -41,12 +44,14 @@ _LAZY = {
 }
 
 __all__ = [
+    "Architecture",
     "Bound",
     "Claim",
     "Measured",
     "Paper",
     "Record",
     "Setting",
+    "architectures",
     "at_least",
     "at_most",
     "check_claim",

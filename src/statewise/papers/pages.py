@@ -8,10 +8,11 @@ from pathlib import Path
 from statewise._files import write_text
 from statewise.papers.registry import Claim, Paper, papers
 from statewise.papers.results import Record, read_records
+from statewise.papers.survey_page import coverage_page
 
 
 def write_pages(folder: str | os.PathLike[str]) -> list[Path]:
-    """Write ``index.md`` and a page for each paper, in MyST Markdown.
+    """Write ``index.md``, ``coverage.md`` and a page for each paper, in MyST Markdown.
 
     Args:
         folder: where to; it is made when it is not there. Other pages in it are removed.
@@ -21,7 +22,7 @@ def write_pages(folder: str | os.PathLike[str]) -> list[Path]:
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    pages = {"index": _index(list(papers().values()))}
+    pages = {"index": _index(list(papers().values())), "coverage": coverage_page(papers())}
     pages |= {name: _page(paper) for name, paper in papers().items()}
     for old in target.glob("*.md"):
         if old.stem not in pages:
@@ -40,7 +41,7 @@ def _index(known: list[Paper]) -> str:
     lines = [
         "# Published systems",
         "",
-        "Every system below works inside Statewise, and each row counts the claims that show it.",
+        "Every system below is inside Statewise, and each row counts the claims that judge it.",
         "`statewise papers` prints this table, `statewise papers check NAME` measures a system",
         "again on your machine, and a claim that fails stays in the table.",
         "",
@@ -52,7 +53,8 @@ def _index(known: list[Paper]) -> str:
         verdicts = [_verdict(claim, records.get(claim.name)) for claim in paper.claims]
         counts = [str(verdicts.count(word)) for word in ("holds", "fails", "not measured")]
         lines.append(f"| [{paper.title}]({paper.name}.md) | {paper.year} | {' | '.join(counts)} |")
-    contents = "\n".join(paper.name for paper in known)
+    lines += ["", "The [coverage map](coverage.md) says which architectures of the field are here."]
+    contents = "\n".join(["coverage", *(paper.name for paper in known)])
     lines += ["", "```{toctree}", ":hidden:", "", contents, "```", ""]
     return "\n".join(lines)
 
