@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 import shlex
@@ -11,6 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
+
+from statewise import nn
+from statewise.papers.pages import write_pages
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -114,11 +119,35 @@ def test_pages_use_known_blocks() -> None:
             )
 
 
-def test_links_between_pages_lead_somewhere() -> None:
+def test_links_between_pages_lead_somewhere(tmp_path: Path) -> None:
+    # The pages of the papers are written when the documentation is built.
+    made = {ROOT / "docs" / "papers" / path.name for path in write_pages(tmp_path)}
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", text):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+            path = (page.parent / target).resolve()
+            assert path in made or path.exists(), f"{page.name} links to {target}"
+
+
+def test_every_layer_is_in_the_table() -> None:
+    kinds = {
+        name: kind
+        for name, kind in ((name, getattr(nn, name)) for name in nn.__all__)
+        if isinstance(kind, type)
+        and issubclass(kind, nn.Layer)
+        and "seed" in inspect.signature(kind).parameters
+    }
+    text = (ROOT / "docs" / "guides" / "layers.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.split("\n") if line.startswith("| `")]
+    assert sorted(row[0].strip("`") for row in rows) == sorted(kinds)
+    for name, *_, steps, _cost in rows:
+        layer = kinds[name.strip("`")](64, seed=0)
+        try:
+            layer(torch.zeros(1, 2, 64), dt=torch.ones(1, 2))
+            taken = {"yes", "as inner"}
+        except ValueError:
+            taken = {"no"}
+        assert steps in taken, f"{name}: the table says {steps!r} for dt"
 
 
 def test_fences_are_read() -> None:

@@ -96,9 +96,7 @@ def _read_layer(text: str, *, optional: bool) -> LayerSpec | None:
         return None
     name = None if tree is None else _name(tree)
     if tree is None or name is None:
-        raise ValueError(
-            f"{text!r} is no layer; write one as in Python, such as Mamba2(d_state=64)"
-        )
+        raise ValueError(f"{text!r} is no layer; write one as in Python, such as Mamba(d_state=8)")
     spec = LayerSpec(name, _settings(name, tree) if isinstance(tree, ast.Call) else {})
     spec.check()
     return spec

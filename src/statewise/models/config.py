@@ -59,7 +59,7 @@ class DeepWienerConfig:
         direct: a trained linear map from the inputs to the outputs beside the stack.
         bias: a bias at the output of every linear system.
         simulator: how the linear systems run over a sequence.
-        layer: another layer in the place of the linear system, such as ``Mamba2.spec(d_state=64)``;
+        layer: another layer in the place of the linear system, such as ``Mamba.spec(d_state=8)``;
             then ``d_state``, ``poles``, ``coupling``, ``bias`` and ``simulator`` say nothing. None
             for the linear system.
     """

@@ -14,8 +14,8 @@ from statewise.nn.specs import FFT, Auto, ContinuousDiagonal, Scan
 class S5(LTI):
     """x' = λ x + B u, y = 2 Re(C x) + D u with dense B and C and a time step per state.
 
-    D is diagonal, or a matrix where outputs and inputs differ in number. B and C start in the eigenbasis V of the HiPPO blocks: B = Vᴴ B₀, C = C₀ V with B₀ and C₀ real
-    LeCun normal.
+    D is diagonal, or a matrix where outputs and inputs differ in number. B and C start in the
+    eigenbasis V of the HiPPO blocks: B = Vᴴ B₀, C = C₀ V with B₀ and C₀ real LeCun normal.
 
     Source: Smith et al., Simplified state space layers for sequence modeling (2208.04933).
 
