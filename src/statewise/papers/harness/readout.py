@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,11 +102,14 @@ def readout_error(
 
 
 def states(layer: torch.nn.Module, signal: Array) -> Tensor:
-    """The states of a linear layer with one input over a signal, as real features (T, 2S) or (T, S).
+    """The states of a linear layer with one input over a signal, as real features.
 
     Args:
-        layer: an :class:`~statewise.nn.LTI` with one input; real poles give (T, S).
+        layer: an :class:`~statewise.nn.LTI` with one input.
         signal: (T,).
+
+    Returns:
+        Shape (T, 2S), or (T, S) for real poles.
     """
     from statewise.nn import LTI
     from statewise.ops import linear_scan, linear_scan_pairs
@@ -136,6 +140,10 @@ def memory_states(measure: HiPPO, n: int, step: float, signal: Array, alpha: flo
 
     layer = LSSL(1, n, outputs=n, measure=measure, alpha=alpha, dt_min=step, dt_max=step).double()
     with torch.no_grad():
+        # The layer was made in single precision.
+        layer.A.copy_(torch.from_numpy(measure.operator(n)[0]))
+        layer.B.copy_(torch.from_numpy(measure.operator(n)[1]))
+        layer.log_dt.fill_(math.log(step))
         layer.C.copy_(torch.eye(n).unsqueeze(0))
         layer.D.zero_()
         return layer(torch.from_numpy(signal).view(1, -1, 1))[0][0]
