@@ -47,9 +47,12 @@ if TYPE_CHECKING:
     from statewise.nn.mamba import Mamba, MambaState
     from statewise.nn.mamba2 import Mamba2, Mamba2State
     from statewise.nn.mamba3 import Mamba3, Mamba3State
+    from statewise.nn.mup import MupFactors, mup_factors, mup_groups
     from statewise.nn.para_gru import ParaGRU
     from statewise.nn.para_lstm import ParaLSTM
     from statewise.nn.recurrent import GRU, LSTM, Elman, LSTMState
+    from statewise.nn.retention import Retention
+    from statewise.nn.rg_lru import RGLRU
     from statewise.nn.roles import parameter_groups, parameter_roles
     from statewise.nn.s4 import S4
     from statewise.nn.s4_ptd import S4PTD, S5PTD
@@ -142,13 +145,16 @@ _LAZY = {
     "Mamba3": "mamba3",
     "Mamba3State": "mamba3",
     "MambaState": "mamba",
+    "MupFactors": "mup",
     "NewtonSolver": "solvers",
     "NyquistFan": "initialisers",
     "ParaGRU": "para_gru",
     "ParaLSTM": "para_lstm",
     "Polynomial": "specs",
+    "RGLRU": "rg_lru",
     "RMSNorm": "specs",
     "RealDiagonal": "specs",
+    "Retention": "retention",
     "Ring": "initialisers",
     "S4": "s4",
     "S4D": "s4d",
@@ -170,6 +176,8 @@ _LAZY = {
     "Tanh": "specs",
     "WienerBlock": "wiener",
     "map_state": "contract",
+    "mup_factors": "mup",
+    "mup_groups": "mup",
     "parameter_groups": "roles",
     "parameter_roles": "roles",
     "state_tensors": "contract",
@@ -191,6 +199,7 @@ __all__ = [
     "LSTM",
     "LTI",
     "MLP",
+    "RGLRU",
     "S4",
     "S4D",
     "S4ND",
@@ -242,6 +251,7 @@ __all__ = [
     "Mamba3",
     "Mamba3State",
     "MambaState",
+    "MupFactors",
     "NewtonSolver",
     "NyquistFan",
     "ParaGRU",
@@ -249,6 +259,7 @@ __all__ = [
     "Polynomial",
     "RMSNorm",
     "RealDiagonal",
+    "Retention",
     "Ring",
     "S4DInv",
     "S4DLegS",
@@ -264,6 +275,8 @@ __all__ = [
     "Tanh",
     "WienerBlock",
     "map_state",
+    "mup_factors",
+    "mup_groups",
     "parameter_groups",
     "parameter_roles",
     "state_tensors",
