@@ -83,7 +83,7 @@ def test_closed_form_minimises_the_online_loss():
     layer = Longhorn(1, d_state=4, expand=2, update="rank1").double()
     k, x = noise(1, 4, seed=1), noise(1, 2, seed=2)
     before, rate = noise(1, 2, 4, seed=3), torch.tensor([[0.3, 0.9]], dtype=torch.float64)
-    _, memory = layer._learn(x, rate, k, k, before)
+    _, memory = layer.learn(x, rate, k, k, before)
     memory.requires_grad_()
     error = torch.einsum("bdn,bn->bd", memory, k) - x
     loss = (memory - before).square().sum() + (rate * error.square()).sum()
@@ -96,7 +96,7 @@ def test_rank1_is_the_delta_rule_for_unit_keys():
     k, x, before = noise(1, 4, seed=1), noise(1, 2, seed=2), noise(1, 2, 4, seed=3)
     k = k / k.norm()
     rate = torch.tensor([[0.3, 0.9]], dtype=torch.float64)
-    _, memory = layer._learn(x, rate, k, k, before)
+    _, memory = layer.learn(x, rate, k, k, before)
     delta = (rate / (1 + rate))[0]
     for i in range(2):
         expected = before[0, i] - delta[i] * (before[0, i].dot(k[0]) - x[0, i]) * k[0]
@@ -111,7 +111,7 @@ def test_diagonal_update_is_exact_for_keys_along_an_axis(length):
     found = {}
     for update in ("diag", "rank1"):
         layer = Longhorn(1, d_state=3, expand=2, update=update).double()
-        found[update] = layer._learn(x, rate, k, k, before)[1]
+        found[update] = layer.learn(x, rate, k, k, before)[1]
     close(found["diag"], found["rank1"])
     read = found["diag"] @ k[0]
     share = 0.8 * length**2 / (1 + 0.8 * length**2)

@@ -133,7 +133,7 @@ class Longhorn(Recurrence):
         x, window = self.conv1d(raw.unsqueeze(1), state.window)
         rate, key, query = self._selection(x[:, 0])
         inputs = x[:, 0].to(rate.dtype)
-        y, memory = self._learn(inputs, rate, key, query, state.memory)
+        y, memory = self.learn(inputs, rate, key, query, state.memory)
         return self._finish(y, inputs, gate), LonghornState(window, memory)
 
     def _selection(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -203,14 +203,25 @@ class Longhorn(Recurrence):
         for t, (x_t, rate_t, key_t, query_t) in enumerate(zip(*now, strict=True)):
             if reset is not None:
                 memory = mask_input(memory, ~reset[:, t, None, None])
-            y, memory = self._learn(x_t, rate_t, key_t, query_t, memory)
+            y, memory = self.learn(x_t, rate_t, key_t, query_t, memory)
             outputs.append(y)
         return torch.stack(outputs, 1), memory
 
-    def _learn(
+    def learn(
         self, x: Tensor, rate: Tensor, key: Tensor, query: Tensor, memory: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One sample: what is read behind the update, and the new memory."""
+        """One update of the memory, S ← the minimiser, and what is read behind it, S q.
+
+        Args:
+            x: targets (..., D).
+            rate: β (..., D).
+            key: k (..., N).
+            query: q (..., N).
+            memory: S before (..., D, N).
+
+        Returns:
+            The read-out (..., D) and the new memory.
+        """
         if self.update == "diag":
             decay, write = decay_and_write(x, rate, key)
             memory = decay * memory + write

@@ -128,14 +128,30 @@ class S4(Recurrence):
         """
         if length < 1:
             raise ValueError(f"S4 makes a kernel of at least one tap; given length = {length}")
-        a, b, c = self._dense()
+        a, b, c = self.discretise()
         squares = repeated_squares(a, length)
         make = self._taps(c, length)
         return (c @ krylov(squares, b, length) if make is None else make(squares))[:, 0]
 
     def eigenvalues(self) -> Tensor:
         """Discrete eigenvalues of Ā at the nominal step, complex128, (d_model, 2 d_state)."""
-        return torch.linalg.eigvals(self._dense()[0])
+        return torch.linalg.eigvals(self.discretise()[0])
+
+    def discretise(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The dense recurrence x_k = Ā x_{k−1} + B̄ u_k, y_k = C x_k of each channel, in float64.
+
+        Returns:
+            Ā (H, n, n), B̄ (H, n) and C (H, 1, n) on the n = 2N real numbers of a state.
+        """
+        n = 2 * self.d_state
+        c = self.C.double()
+        zero = torch.zeros(1, self.d_input, self.d_state, 2, dtype=c.dtype, device=c.device)
+        unit = torch.eye(n, dtype=c.dtype, device=c.device).view(n, 1, self.d_state, 2)
+        unit = unit.expand(-1, self.d_input, -1, -1)
+        a = self._advance(unit, zero[..., 0, 0], None).flatten(-2).permute(1, 2, 0)
+        b = self._advance(zero, torch.ones_like(zero[..., 0, 0]), None)[0].flatten(-2)
+        row = 2 * torch.stack([c[..., 0], -c[..., 1]], -1)
+        return a, b, row.flatten(-2).unsqueeze(1)
 
     def _advance(self, x: Tensor, u: Tensor, dt: Tensor | None) -> Tensor:
         """Ā x + B̄ u for states (..., H, N, 2) and inputs (..., H), in the type of the states.
@@ -165,18 +181,6 @@ class S4(Recurrence):
         c = self.C.to(x.dtype)
         return 2 * (c[..., 0] * x[..., 0] - c[..., 1] * x[..., 1]).sum(-1)
 
-    def _dense(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Ā (H, n, n), B̄ (H, n) and C (H, 1, n) on the n = 2N real numbers of a state, float64."""
-        n = 2 * self.d_state
-        c = self.C.double()
-        zero = torch.zeros(1, self.d_input, self.d_state, 2, dtype=c.dtype, device=c.device)
-        unit = torch.eye(n, dtype=c.dtype, device=c.device).view(n, 1, self.d_state, 2)
-        unit = unit.expand(-1, self.d_input, -1, -1)
-        a = self._advance(unit, zero[..., 0, 0], None).flatten(-2).permute(1, 2, 0)
-        b = self._advance(zero, torch.ones_like(zero[..., 0, 0]), None)[0].flatten(-2)
-        row = 2 * torch.stack([c[..., 0], -c[..., 1]], -1)
-        return a, b, row.flatten(-2).unsqueeze(1)
-
     def _taps(self, row: Tensor, length: int) -> Callable[[list[Tensor]], Tensor] | None:
         """How :func:`run_bank` gets its taps: by Cauchy products beyond a chunk."""
         if length <= self.chunk:
@@ -198,7 +202,7 @@ class S4(Recurrence):
     def _convolve(
         self, u: Tensor, state: Tensor, reset: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        a, b, c = self._dense()
+        a, b, c = self.discretise()
         y, last = run_bank(
             a,
             b,

@@ -69,7 +69,7 @@ def _stable(setting: Setting) -> Measured:
             layer = S4(1, 3, seed=seed).double()
             for name in ("log_decay", "frequency", "P", "log_dt"):
                 getattr(layer, name).normal_(0.0, 3.0, generator=generator)
-            a = layer._dense()[0]
+            a = layer.discretise()[0]
             moduli.append(float(torch.linalg.eigvals(a).abs().max()))
         largest["S4"] = max(moduli)
     return Measured(
