@@ -119,5 +119,5 @@ def test_pages(tmp_path):
     paths = write_pages(tmp_path)
     assert [path.name for path in paths] == ["index.md", "coverage.md", "toy.md"]
     assert not (tmp_path / "gone.md").exists()
-    assert "| [A toy](toy.md) | 2020 | 0 | 0 | 5 |" in paths[0].read_text()
+    assert "| [toy](toy.md) | A toy | 2020 | 0 | 0 | 5 |" in paths[0].read_text()
     assert "| bad | ≥ 1 V | 2 | – | not measured |" in paths[2].read_text()

@@ -45,16 +45,17 @@ def _index(known: list[Paper]) -> str:
         "`statewise papers` prints this table, `statewise papers check NAME` measures a system",
         "again on your machine, and a claim that fails stays in the table.",
         "",
-        "| paper | year | holds | fails | not measured |",
-        "|---|---|---|---|---|",
+        "| paper | title | year | holds | fails | not measured |",
+        "|---|---|---|---|---|---|",
     ]
     for paper in known:
         records = read_records(paper.name)
         verdicts = [_verdict(claim, records.get(claim.name)) for claim in paper.claims]
         counts = [str(verdicts.count(word)) for word in ("holds", "fails", "not measured")]
-        lines.append(f"| [{paper.title}]({paper.name}.md) | {paper.year} | {' | '.join(counts)} |")
+        cells = [f"[{paper.name}]({paper.name}.md)", paper.title, str(paper.year), *counts]
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "The [coverage map](coverage.md) says which architectures of the field are here."]
-    contents = "\n".join(["coverage", *(paper.name for paper in known)])
+    contents = "\n".join(["coverage", *(f"{paper.name} <{paper.name}>" for paper in known)])
     lines += ["", "```{toctree}", ":hidden:", "", contents, "```", ""]
     return "\n".join(lines)
 
