@@ -26,8 +26,8 @@ SUMMARY = (
 class CheckOptions:
     """Options of ``statewise papers check``."""
 
-    names: Annotated[tuple[str, ...], Positional, arg(metavar="NAME")]
-    """Papers, as ``statewise papers`` names them, or ``all``."""
+    names: Annotated[tuple[str, ...], Positional, arg(metavar="NAME", help_behavior_hint="")]
+    """Papers as "statewise papers" names them, or all."""
     claim: Annotated[str | None, arg(metavar="CLAIM", help_behavior_hint="")] = None
     """Only this claim."""
     gpu: Annotated[bool, arg(help_behavior_hint="")] = False

@@ -23,7 +23,7 @@ class ShowOptions:
     """Options of ``statewise papers show``."""
 
     name: Annotated[str, Positional, arg(metavar="NAME")]
-    """A paper, as ``statewise papers`` names it."""
+    """A paper as "statewise papers" names it."""
     json: Annotated[bool, arg(help_behavior_hint="")] = False
     """Print one JSON object."""
 
