@@ -17,11 +17,12 @@ from statewise.nn.contract import (
     mask_input,
     valid_steps,
 )
+from statewise.nn.fused import fuses
 from statewise.nn.poles import draw_log_steps
 from statewise.nn.short_conv import ShortConv
 from statewise.nn.specs import Selective
 from statewise.nn.static import linear
-from statewise.ops import selective_scan
+from statewise.ops import MambaWeights, mamba_step, selective_scan
 
 
 class MambaState(NamedTuple):
@@ -185,12 +186,36 @@ class Mamba(Layer):
     def step(
         self, u: Tensor, state: State, *, dt: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, MambaState]:
-        """See :meth:`Layer.step`."""
+        """See :meth:`Layer.step`; one operator does it where no gradient is asked for."""
         check_sample(self, u, dt, mask)
+        weights = self._fused_weights(u, state)
+        if weights is not None:
+            scale = None if dt is None else dt.to(u.dtype)
+            u = mask_input(u, mask)
+            y, *after = mamba_step(u, state.conv, state.ssm, weights, scale=scale)
+            return y, MambaState(*after)
         before = matching_state(self, state, self.init_state(u.shape[0]))
         scale = step_scale(None if dt is None else dt.unsqueeze(-1), None, before.ssm.dtype)
         y, after = self._run(mask_input(u, mask).unsqueeze(1), before, scale, None, None)
         return y.squeeze(1), after
+
+    def _fused_weights(self, u: Tensor, state: State) -> MambaWeights | None:
+        """What a step as one operator needs; None where it cannot be taken."""
+        enter, draw, steps, leave = self.in_proj, self.x_proj, self.dt_proj, self.out_proj
+        if self.rule != "euler" or self.selective != Selective() or type(state) is not MambaState:
+            return None
+        assert draw is not None
+        assert steps is not None
+        conv, rows = self.conv1d, u.shape[0]
+        weights = MambaWeights(
+            *(enter.weight, enter.bias, conv.weight, conv.bias, draw.weight, steps.weight),
+            *(steps.bias, self.A_log, self.D, leave.weight, leave.bias),
+        )
+        fits = state.ssm.shape == (rows, self.d_inner, self.d_state)
+        fits = fits and state.conv.shape == (rows, conv.width - 1, self.d_inner)
+        if fits and fuses(u, (enter, draw, steps, leave), (*state, *weights)):
+            return weights
+        return None
 
     def _run(
         self,

@@ -17,10 +17,11 @@ from statewise.nn.contract import (
     mask_input,
     valid_steps,
 )
+from statewise.nn.fused import fuses
 from statewise.nn.mamba import draw_step_bias, matching_state, step_scale
 from statewise.nn.short_conv import ShortConv
 from statewise.nn.static import linear
-from statewise.ops import linear_scan, ssd
+from statewise.ops import Mamba2Weights, linear_scan, mamba2_step, ssd
 
 
 class Mamba2State(NamedTuple):
@@ -186,12 +187,42 @@ class Mamba2(Layer):
     def step(
         self, u: Tensor, state: State, *, dt: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Mamba2State]:
-        """See :meth:`Layer.step`."""
+        """See :meth:`Layer.step`; one operator does it where no gradient is asked for."""
         check_sample(self, u, dt, mask)
+        weights = self._fused_weights(u, state)
+        if weights is not None:
+            y, *after = mamba2_step(
+                mask_input(u, mask),
+                state.conv,
+                state.ssm,
+                weights,
+                n_groups=self.n_groups,
+                norm_before_gate=self.norm is not None and self.norm.norm_before_gate,
+                eps=1e-5 if self.norm is None else self.norm.eps,
+                dt_limit=self.dt_limit,
+                scale=None if dt is None else dt.to(u.dtype),
+            )
+            return y, Mamba2State(*after)
         before = matching_state(self, state, self.init_state(u.shape[0]))
         scale = step_scale(None if dt is None else dt.unsqueeze(-1), None, before.ssm.dtype)
         y, after = self._run(mask_input(u, mask).unsqueeze(1), before, scale, None, None)
         return y.squeeze(1), after
+
+    def _fused_weights(self, u: Tensor, state: State) -> Mamba2Weights | None:
+        """What a step as one operator needs; None where it cannot be taken."""
+        if type(state) is not Mamba2State:
+            return None
+        enter, conv, leave, norm = self.in_proj, self.conv1d, self.out_proj, self.norm
+        rows = u.shape[0]
+        weights = Mamba2Weights(
+            *(enter.weight, enter.bias, conv.weight, conv.bias, self.dt_bias, self.A_log, self.D),
+            *(None if norm is None else norm.weight, leave.weight, leave.bias),
+        )
+        fits = state.ssm.shape == (rows, self.n_heads, self.headdim, self.d_state)
+        fits = fits and state.conv.shape == (rows, conv.width - 1, conv.channels)
+        if fits and fuses(u, (enter, leave), (*state, *weights)):
+            return weights
+        return None
 
     def _run(
         self,

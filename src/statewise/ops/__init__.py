@@ -19,6 +19,8 @@ from statewise.ops.dispatch import (
 )
 from statewise.ops.fft_conv import fft_conv
 from statewise.ops.linear_scan import linear_scan, linear_scan_pairs
+from statewise.ops.mamba_step import Mamba2Weights, MambaWeights, mamba2_step, mamba_step
+from statewise.ops.matvec import matvec
 from statewise.ops.newton_scan import (
     Blocks,
     Cell,
@@ -49,6 +51,8 @@ __all__ = [
     "Damped",
     "Dense",
     "Diagonal",
+    "Mamba2Weights",
+    "MambaWeights",
     "Newton",
     "NewtonScan",
     "ParaGRUCell",
@@ -67,6 +71,9 @@ __all__ = [
     "linear_scan",
     "linear_scan_pairs",
     "lstm_cell",
+    "mamba2_step",
+    "mamba_step",
+    "matvec",
     "newton_scan",
     "operators",
     "para_gru",
