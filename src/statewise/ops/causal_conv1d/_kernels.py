@@ -50,16 +50,8 @@ def _pack_at(x, h0, i, s, o, length, channels, taps, reverse, wide):
     return load(x, (i * length + t) * channels + o, wide)
 
 
-@kernel
-def _sum(x, weight, bias, h0, i, s, o, age, length, channels, taps, reverse, wide):
-    """Σ_k w_k x_{s−k} + bias over the inputs that count."""
-    total = load(bias, o, wide)
-    for k in range(age + 1):
-        past = _pack_at(x, h0, i, s - k, o, length, channels, taps, reverse, wide)
-        total = madd(load(weight, k * channels + o, wide), past, total)
-    return total
-
-
+# A helper that takes arrays counts their references at every call, which costs more than a pack:
+# the innermost loops below are therefore written out.
 @kernel
 def forward(
     x, weight, bias, h0, has_h0, reset, has_reset, y, last, sizes, silu, reverse,
@@ -75,11 +67,19 @@ def forward(
         for s in range(length):
             t = length - 1 - s if reverse else s
             row = (i * length + t) * channels
+            back = channels if reverse else -channels
+            inside = min(ages[s], s) + 1
+            outside = ages[s] + 1
+            past = (i * (taps - 1) + taps - 1 + s) * channels
             for m in range(packs):
                 o = d0 + min((packs - 1 - m if reverse else m) * lanes, n - lanes)
-                total = _sum(
-                    x, weight, bias, h0, i, s, o, ages[s], length, channels, taps, reverse, wide
-                )
+                total = load(bias, o, wide)
+                for k in range(inside):
+                    u = load(x, row + k * back + o, wide)
+                    total = madd(load(weight, k * channels + o, wide), u, total)
+                for k in range(inside, outside):
+                    u = load(h0, past - k * channels + o, wide)
+                    total = madd(load(weight, k * channels + o, wide), u, total)
                 if silu:
                     total = mul(total, sigmoid(total))
                 store(y, row + o, total)
@@ -122,17 +122,25 @@ def backward(
         for s in range(length - 1, first - 1, -1):
             t = length - 1 - s if reverse else s
             slot = (s % taps) * span
+            row = (i * length + t) * channels
+            back = channels if reverse else -channels
+            past = (i * (taps - 1) + taps - 1 + s) * channels
+            outside = ages[s] + 1 if s >= 0 else 0
+            inside = min(outside, s + 1)
             for m in range(packs):
-                o = min((m if reverse else packs - 1 - m) * lanes, n - lanes)
+                o = d0 + min((m if reverse else packs - 1 - m) * lanes, n - lanes)
                 c = m * lanes
                 g = zero(x, wide)
                 if s >= 0 and has_grad:
-                    g = load(grad_y, (i * length + t) * channels + d0 + o, wide)
+                    g = load(grad_y, row + o, wide)
                     if silu:
-                        z = _sum(
-                            x, weight, bias, h0, i, s, d0 + o, ages[s],
-                            length, channels, taps, reverse, wide,
-                        )  # fmt: skip
+                        z = load(bias, o, wide)
+                        for k in range(inside):
+                            u = load(x, row + k * back + o, wide)
+                            z = madd(load(weight, k * channels + o, wide), u, z)
+                        for k in range(inside, outside):
+                            u = load(h0, past - k * channels + o, wide)
+                            z = madd(load(weight, k * channels + o, wide), u, z)
                         gate = sigmoid(z)
                         g = mul(g, madd(mul(z, gate), sub(broadcast(x, 1.0, wide), gate), gate))
                 store(ring, slot + c, g)
@@ -142,9 +150,12 @@ def backward(
                     c = m * lanes
                     g = load(ring, slot + c, wide)
                     store(share, taps * span + c, add(g, load(share, taps * span + c, wide)))
-                    for k in range(ages[s] + 1):
-                        past = _pack_at(x, h0, i, s - k, o, length, channels, taps, reverse, wide)
-                        store(share, k * span + c, madd(g, past, load(share, k * span + c, wide)))
+                    for k in range(inside):
+                        u = load(x, row + k * back + o, wide)
+                        store(share, k * span + c, madd(g, u, load(share, k * span + c, wide)))
+                    for k in range(inside, outside):
+                        u = load(h0, past - k * channels + o, wide)
+                        store(share, k * span + c, madd(g, u, load(share, k * span + c, wide)))
                 if s % FLUSH == 0:
                     for m in range((taps + 1) * span):
                         total[m] += share[m]
