@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from contracts.layer_base import close
 from contracts.layer_suite import EagerContract, LayerContract
 from statewise._config import from_dict, to_dict
 from statewise.lti import Bilinear
@@ -41,6 +42,17 @@ class TestAttentionWithoutPositions(EagerContract):
 
     def build(self, dtype=torch.float64, seed=0):
         return Attention(3, n_heads=1, window=4, base=0, bias=True, seed=seed).to(dtype)
+
+
+class TestAttentionOfSharedHeads(EagerContract):
+    refuses = frozenset({"dt"})
+    exact = False
+
+    def build(self, dtype=torch.float64, seed=0):
+        layer = Attention(
+            5, n_heads=4, n_heads_kv=2, d_head=6, rotary=4, d_conv=3, window=6, seed=seed
+        )
+        return layer.to(dtype)
 
 
 class TestGated(LayerContract):
@@ -81,6 +93,78 @@ def test_attention_is_softmax_attention_over_the_window() -> None:
                 weight[:, i, None] * value[:, s, part] for i, s in enumerate(past)
             )
     torch.testing.assert_close(layer(u)[0], layer.leave(expected), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [3, None])
+def test_attention_of_shared_heads_is_the_definition(window: int | None) -> None:
+    """A loop over samples: convolution, partly turned heads, keys shared by two heads of four."""
+    layer = Attention(
+        5, n_heads=4, n_heads_kv=2, d_head=6, rotary=4, d_conv=3, window=window, base=50.0
+    ).double()
+    u = torch.randn(2, 9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    entered = layer.enter(u)
+    before = torch.cat([entered.new_zeros(2, 2, 48), entered], 1)
+    taps, offset = layer.conv1d.weight, layer.conv1d.bias
+    mixed = torch.stack(
+        [(before[:, t : t + 3] * taps.T).sum(1) + offset for t in range(9)], 1
+    ).unflatten(-1, (8, 6))
+    frequency = torch.tensor([1.0, 50.0**-0.5], dtype=torch.float64)
+    turned = torch.complex(mixed[..., :2], mixed[..., 2:4])
+    turned = turned * torch.exp(1j * torch.arange(9)[:, None, None] * frequency)
+    q = torch.cat([turned.real, turned.imag, mixed[..., 4:]], -1)
+    expected = []
+    for t in range(9):
+        heads = []
+        for head in range(4):
+            past = slice(0 if window is None else max(0, t - window + 1), t + 1)
+            keys, values = q[:, past, 4 + head // 2], mixed[:, past, 6 + head // 2]
+            weight = torch.softmax((keys @ q[:, t, head, :, None]).squeeze(-1) / 6**0.5, -1)
+            heads.append((weight[..., None] * values).sum(1))
+        expected.append(layer.leave(torch.cat(heads, -1)))
+    y = layer(u)[0]
+    torch.testing.assert_close(y, torch.stack(expected, 1), rtol=1e-10, atol=1e-12)
+
+
+def test_attention_to_everything_is_a_wide_window() -> None:
+    """Its memory grows, and steps, pads and resets give what a window of 64 gives."""
+    options = {"n_heads": 2, "n_heads_kv": 1, "d_conv": 2}
+    grows = Attention(4, window=None, **options).double()
+    wide = Attention(4, window=64, **options).double()
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(3, 10, 4, dtype=torch.float64, generator=generator)
+    reset = torch.zeros(3, 10, dtype=torch.bool)
+    reset[0, 3] = reset[1, 0] = True
+    given = {"reset": reset, "lengths": torch.tensor([10, 6, 0])}
+    assert grows.init_state(3).key.shape == (3, 0, 2)
+    one, other = grows.init_state(3), wide.init_state(3)
+    for extra in ({}, given, {}):
+        (y, one), (expected, other) = grows(u, one, **extra), wide(u, other, **extra)
+        close(y, expected)
+        close((one.seen, one.conv), (other.seen, other.conv))
+        for part, all_of_it in ((one.key, other.key), (one.value, other.value)):
+            close(part, all_of_it[:, -part.shape[1] :])
+    assert one.key.shape == (3, 30, 2)
+    for k in range(3):
+        (y, one), (expected, other) = grows.step(u[:, k], one), wide.step(u[:, k], other)
+        close(y, expected)
+    with pytest.raises(ValueError, match=r"state.*\(2, 33, 2\).*given"):
+        grows(u[:2], one)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"n_heads": 5}, "n_heads equal parts.*n_heads = 5"),
+        ({"n_heads": 4, "n_heads_kv": 3}, "divides n_heads = 4; given 3"),
+        ({"n_heads": 2, "d_head": 5}, "even number of the 5 channels"),
+        ({"n_heads": 2, "rotary": 6}, "rotary = 6"),
+        ({"window": 0}, "window = 0"),
+        ({"d_conv": -1}, "d_conv = -1"),
+    ],
+)
+def test_attention_tells_sizes_that_do_not_fit(options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Attention(8, **options)
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -124,9 +208,9 @@ def test_specs_go_through_json_and_build_the_same_layer() -> None:
 def test_specs_tell_what_is_wrong() -> None:
     with pytest.raises(TypeError, match="S4D has no option 'states'; its options are: d_state"):
         S4D.spec(states=3)
-    with pytest.raises(ValueError, match="no layer 'S4E'; the layers are: .*S4D"):
+    with pytest.raises(ValueError, match=r"no layer 'S4E'; the layers are: .*S4D"):
         LayerSpec("S4E").build(3, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="S4D has as many outputs as inputs; asked for 3 .* 2"):
+    with pytest.raises(ValueError, match=r"S4D has as many outputs as inputs; asked for 3 .* 2"):
         S4D.spec().build(3, np.random.default_rng(0), 2)
     with pytest.raises(TypeError, match="such as Mamba2"):
         BlockSpec("S4D")  # type: ignore[arg-type]

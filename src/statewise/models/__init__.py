@@ -12,6 +12,7 @@ from statewise._lazy import attach
 if TYPE_CHECKING:
     from statewise.models.config import DeepWienerConfig
     from statewise.models.deep_wiener import DeepWiener
+    from statewise.models.hub import push_to_hub
     from statewise.models.language_config import LanguageModelConfig
     from statewise.models.language_model import Generation, LanguageModel
     from statewise.models.pretrained import load_pretrained, save_pretrained
@@ -40,6 +41,7 @@ _LAZY = {
     "Tokens": "sequence_config",
     "load_model": "storage",
     "load_pretrained": "pretrained",
+    "push_to_hub": "hub",
     "save_model": "storage",
     "save_pretrained": "pretrained",
 }
@@ -59,6 +61,7 @@ __all__ = [
     "Tokens",
     "load_model",
     "load_pretrained",
+    "push_to_hub",
     "save_model",
     "save_pretrained",
 ]

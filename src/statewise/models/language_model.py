@@ -15,9 +15,11 @@ from statewise.models.language_config import LanguageModelConfig
 from statewise.models.sampling import Sampling
 from statewise.nn.block import Block
 from statewise.nn.contract import State, map_state, mask_input, valid_steps
+from statewise.nn.fused import fuses
 from statewise.nn.layer_spec import BlockSpec
 from statewise.nn.specs import RMSNorm
 from statewise.nn.static import linear
+from statewise.ops import matvec
 
 
 class Generation(NamedTuple):
@@ -40,12 +42,14 @@ class Generation(NamedTuple):
 class LanguageModel(nn.Module):
     """logits = W norm(h),  h ← h + layer(norm(h)) for each layer,  h = vectors of the tokens.
 
-    Norms are RMS norms (eps 1e-5); there is no encoding of positions and no other mixer of
-    channels than the layers. The sum h stays in float32 when ``residual_in_fp32`` is on.
+    Norms are RMS norms (eps 1e-5); there is no encoding of positions. Hybrids have attention in
+    the place of some layers, and a map without memory behind each of them, h ← h + mlp(norm(h)).
+    The sum h stays in float32 when ``residual_in_fp32`` is on.
 
-    The state is a tuple with the state of every layer. Calls give a new one and leave the old one
-    as it was: keep it to rewind, :meth:`fork` it to continue in several ways. Logits include those
-    of the padding of the vocabulary, behind ``vocab_size``, as public checkpoints do.
+    The state is a tuple with the state of every layer, and of every map behind one. Calls give a
+    new one and leave the old one as it was: keep it to rewind, :meth:`fork` it to continue in
+    several ways. Logits include those of the padding of the vocabulary, behind ``vocab_size``, as
+    public checkpoints do.
 
     Sources: Gu and Dao, Mamba (2312.00752), section 3.4 and appendix E.2; Dao and Gu, Transformers
     are SSMs (2405.21060).
@@ -53,7 +57,7 @@ class LanguageModel(nn.Module):
     Args:
         config: size and parts.
         seed: seed of the initial draw, or a NumPy generator. Vectors start as N(0, 0.02²); the
-            output maps of the layers (``out_proj``) are divided by √n_layer.
+            output maps of the layers are divided by the root of the number of sums.
     """
 
     def __init__(self, config: LanguageModelConfig, *, seed: int | np.random.Generator = 0) -> None:
@@ -62,19 +66,26 @@ class LanguageModel(nn.Module):
         self.config = config
         size, width = config.padded_vocab_size, config.d_model
         self.embedding = nn.Embedding(size, width, _weight=_vectors(size, width, rng))
-        block = BlockSpec(config.layer, norm=RMSNorm())
-        self.layers = nn.ModuleList([block.build(width, rng) for _ in range(config.n_layer)])
+        blocks = [BlockSpec(layer, norm=RMSNorm()) for layer in config.layers]
+        self.layers = nn.ModuleList([block.build(width, rng) for block in blocks])
+        self.mlps = nn.ModuleList()
+        if config.mlp is not None:
+            block = BlockSpec(config.mlp, norm=RMSNorm())
+            self.mlps.extend([block.build(width, rng) for _ in range(config.n_layer)])
         with torch.no_grad():
             for one in self._chain:
-                out = getattr(one.layer, "out_proj", None)
+                out = getattr(one.layer, "out_proj", getattr(one.layer, "leave", None))
                 if isinstance(out, nn.Linear):
-                    out.weight /= math.sqrt(config.n_layer)
+                    out.weight /= math.sqrt(len(self._chain))
         self.norm_f = RMSNorm().build(width)
         self.lm_head = None if config.tie_embeddings else linear(width, size, rng, bias=False)
 
     @property
     def _chain(self) -> list[Block]:
-        return cast("list[Block]", list(self.layers))
+        chain = list(self.layers)
+        if len(self.mlps):
+            chain = [one for pair in zip(self.layers, self.mlps, strict=True) for one in pair]
+        return cast("list[Block]", chain)
 
     @property
     def n_parameters(self) -> int:
@@ -217,12 +228,16 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
     ) -> LanguageModel:
         """Read a public checkpoint; see :func:`~statewise.models.load_pretrained`."""
         from statewise.models.pretrained import load_pretrained
 
-        return load_pretrained(folder, dtype=dtype)
+        return load_pretrained(folder, dtype=dtype, revision=revision)
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, layout: str = "transformers"
@@ -231,6 +246,14 @@ class LanguageModel(nn.Module):
         from statewise.models.pretrained import save_pretrained
 
         save_pretrained(self, folder, layout=layout)
+
+    def push_to_hub(
+        self, repository: str, *, layout: str = "transformers", private: bool | None = None
+    ) -> str:
+        """Write a checkpoint to a model hub; see :func:`~statewise.models.push_to_hub`."""
+        from statewise.models.hub import push_to_hub
+
+        return push_to_hub(self, repository, layout=layout, private=private)
 
     # --- parts
 
@@ -271,14 +294,17 @@ class LanguageModel(nn.Module):
     def _logits(self, h: Tensor) -> Tensor:
         head = self.embedding if self.lm_head is None else self.lm_head
         weight = cast(Tensor, head.weight)
-        return nn.functional.linear(self.norm_f(h).to(weight.dtype), weight)
+        h = self.norm_f(h).to(weight.dtype)
+        if h.ndim == 2 and fuses(h, (), (weight,)):
+            return matvec(h, weight)
+        return nn.functional.linear(h, weight)
 
     def _states(self, state: State) -> tuple[State, ...]:
-        if not isinstance(state, tuple | list) or len(state) != len(self.layers):
+        count = len(self.layers) + len(self.mlps)
+        if not isinstance(state, tuple | list) or len(state) != count:
             given = f"{len(state)}" if isinstance(state, tuple | list) else type(state).__name__
             raise ValueError(
-                f"LanguageModel takes a tuple of {len(self.layers)} states, one for each layer; "
-                f"given {given}"
+                f"LanguageModel takes a tuple of {count} states, one for each layer; given {given}"
             )
         return tuple(state)
 
@@ -331,6 +357,9 @@ def _present(tokens: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Ten
 
 def _hold(held: Tensor, after: Tensor, before: Tensor) -> Tensor:
     """``before`` in the rows that are held, ``after`` in the others."""
+    if after.shape != before.shape:
+        # The memory of attention without a window has grown; its oldest entry is the first.
+        before = nn.functional.pad(before, (0, 0, after.shape[1] - before.shape[1], 0))
     return torch.where(held.view(-1, *[1] * (after.ndim - 1)), before, after)
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from statewise.models.hybrids import read_hybrid, write_hybrid
 from statewise.models.language_config import LanguageModelConfig
 from statewise.nn.layer_spec import LayerSpec
 from statewise.nn.mamba import Mamba
@@ -177,7 +178,7 @@ def _limits(pair: Any) -> dict[str, float | None]:
 
 
 def _read_state_spaces(config: Mapping[str, Any], tied: bool) -> LanguageModelConfig:
-    _expect(config, {"rms_norm": True, "d_intermediate": 0, "attn_layer_idx": []})
+    _expect(config, {"rms_norm": True})
     given = dict(config.get("ssm_cfg") or {})
     name = given.pop("layer", "Mamba1")
     kind = {"Mamba1": "Mamba", "Mamba2": "Mamba2"}.get(name)
@@ -197,6 +198,7 @@ def _read_state_spaces(config: Mapping[str, Any], tied: bool) -> LanguageModelCo
         d_model=config["d_model"],
         n_layer=config["n_layer"],
         layer=LayerSpec(kind, options),
+        **read_hybrid(config),
         pad_vocab_size_multiple=config.get("pad_vocab_size_multiple", 8),
         tie_embeddings=config.get("tie_embeddings", tied),
         residual_in_fp32=config.get("residual_in_fp32", True),
@@ -221,12 +223,10 @@ def _write_state_spaces(
             given["dt_limit"] = [options["dt_lowest"], math.inf if high is None else high]
     return {
         "d_model": config.d_model,
-        "d_intermediate": 0,
         "n_layer": config.n_layer,
         "vocab_size": config.vocab_size,
         "ssm_cfg": {"layer": "Mamba1" if kind == "Mamba" else kind, **given},
-        "attn_layer_idx": [],
-        "attn_cfg": {},
+        **write_hybrid(config),
         "rms_norm": True,
         "residual_in_fp32": config.residual_in_fp32,
         "fused_add_norm": True,
@@ -268,6 +268,8 @@ def _read_transformers(config: Mapping[str, Any], tied: bool) -> LanguageModelCo
 def _write_transformers(
     config: LanguageModelConfig, kind: str, options: dict[str, Any]
 ) -> dict[str, Any]:
+    if config.attention is not None or config.mlp is not None:
+        raise ValueError("the layout cannot say the attention and mlp of a hybrid")
     inner = int(options["expand"] * config.d_model)
     fixed: dict[str, Any] = {"rule": "euler", "selective": (None, Selective()), "norm_eps": _EPS}
     fixed |= {"rmsnorm": True, "norm_before_gate": False, "D_per_channel": False}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from statewise._errors import DataError
 from statewise._files import atomic_folder, atomic_write, write_text
+from statewise.models.hub import download, is_repository
 from statewise.models.language_model import LanguageModel
 from statewise.models.layouts import EMBEDDING, layout_of, read_layout, write_layout
 
@@ -29,18 +30,24 @@ _UNUSABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeErr
 
 
 def load_pretrained(
-    folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+    folder: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
 ) -> LanguageModel:
     """Read a Mamba or Mamba-2 language model in one of its public layouts.
 
-    The folder holds ``config.json`` and ``model.safetensors``, or the shards that
-    ``model.safetensors.index.json`` lists. Tensors are named as by the authors' package
-    (``backbone.embedding``) or by transformers (``backbone.embeddings``).
+    Hybrids with attention and gated maps are read in the authors' layout. The folder holds
+    ``config.json`` and ``model.safetensors``, or the shards that ``model.safetensors.index.json``
+    lists. Tensors are named as by the authors' package (``backbone.embedding``) or by transformers
+    (``backbone.embeddings``).
 
     Args:
-        folder: the folder.
+        folder: the folder, or the name of a repository of a model hub, "organisation/name", whose
+            ``config.json`` and safetensors are downloaded (needs the extra ``hub``).
         dtype: type of the parameters; None for float32. Decays, D and the biases of the steps
             stay in float32 where it is a half type.
+        revision: a branch, tag or commit of the repository; None for the newest.
 
     Returns:
         The model, on the CPU, in evaluation mode.
@@ -48,7 +55,13 @@ def load_pretrained(
     Raises:
         DataError: the folder is incomplete or damaged, is of another model, or holds its weights
             as a pickle.
+        ValueError: a revision of a folder.
+        ImportError: a repository is named and huggingface-hub is not installed.
     """
+    if is_repository(folder):
+        folder = download(str(folder), revision)
+    elif revision is not None:
+        raise ValueError(f"a folder has no revisions; given {str(folder)!r}, revision={revision!r}")
     path = Path(folder)
     config = _read_json(path / "config.json")
     tensors = _read_tensors(path)
@@ -87,6 +100,7 @@ def save_pretrained(
     for name, value in model.state_dict().items():
         value = value.detach().cpu()
         value = value.unsqueeze(1) if name.endswith("conv1d.weight") else value
+        value = _swap_gate(name, value)
         tensors[_public(name, embedding)] = value.contiguous()
     with atomic_folder(folder) as temporary:
         write_text(temporary / "config.json", json.dumps(config, indent=2) + "\n")
@@ -104,7 +118,20 @@ def _public(name: str, embedding: str) -> str:
     parts = name.split(".")
     if parts[0] == "layers" and parts[2] == "layer":
         parts[2] = "mixer"
+        parts[3] = {"enter": "in_proj", "leave": "out_proj"}.get(parts[3], parts[3])
+    if parts[0] == "mlps":
+        parts[0] = "layers"
+        if parts[2] == "layer":
+            parts[2:4] = ["mlp", {"enter": "fc1", "leave": "fc2"}[parts[3]]]
+        else:
+            parts[2] = "norm2"
     return ".".join(["backbone", *parts])
+
+
+def _swap_gate(name: str, value: Tensor) -> Tensor:
+    """The authors' gated map has the rows of the gate behind those of the value, ours in front."""
+    gated = name.startswith("mlps.") and name.endswith(".enter.weight")
+    return torch.cat(value.chunk(2)[::-1]) if gated else value
 
 
 def _assign(
@@ -134,6 +161,7 @@ def _assign(
                 f"{path}: the config asks for {public} of shape {tuple(expected)}; the weights "
                 f"hold {shape} of {value.dtype}"
             )
+        value = _swap_gate(name, value)
         precise = torch.promote_types(dtype, torch.float32)
         found[name] = value.to(precise if name.endswith(PRECISE) else dtype)
     model.load_state_dict(found, assign=True)

@@ -69,7 +69,7 @@ def build_model(config: dict[str, object]) -> Any:
         known = " or ".join(f'"{kind}"' for kind in _KINDS)
         raise ValueError(f"a model {known} was expected; the config says {name!r}")
     kind, settings = _KINDS[name]
-    sizes = () if kind is LanguageModel else ("n_inputs", "n_outputs")
+    sizes = () if name == "LanguageModel" else ("n_inputs", "n_outputs")
     lacking = {"parts", "dtype", *sizes} - set(config)
     if lacking:
         raise ValueError(f"the config of a {name} lacks {', '.join(sorted(lacking))}")
