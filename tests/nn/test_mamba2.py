@@ -295,3 +295,12 @@ def test_roles_and_state() -> None:
 def test_wrong_options_are_told(options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Mamba2(4, **options)
+
+
+@pytest.mark.parametrize(
+    ("width", "groups", "expected"), [(384, 1, 64), (16, 1, 32), (33, 1, 33), (48, 4, 24)]
+)
+def test_heads_fit_the_width_by_themselves(width: int, groups: int, expected: int) -> None:
+    layer = Mamba2(width, d_state=2, n_groups=groups)
+    assert layer.headdim == expected
+    assert layer.n_heads * expected == 2 * width

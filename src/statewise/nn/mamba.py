@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, NamedTuple, TypeVar
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from statewise.nn.contract import (
-    Layer,
-    State,
-    check_sample,
-    check_sequence,
-    mask_input,
-    valid_steps,
-)
+from statewise.nn.contract import State, check_sample, mask_input, valid_steps
 from statewise.nn.fused import fuses
 from statewise.nn.poles import draw_log_steps
+from statewise.nn.recurrence import Recurrence
 from statewise.nn.short_conv import ShortConv
 from statewise.nn.specs import Selective
 from statewise.nn.static import linear
@@ -37,7 +31,7 @@ class MambaState(NamedTuple):
     ssm: Tensor
 
 
-class Mamba(Layer):
+class Mamba(Recurrence):
     """h_t = e^{Δ_t A} h_{t−1} + B̄_t x_t,  y_t = W_out ((C_t h_t + D ⊙ x_t) ⊙ silu(z_t)).
 
     [x, z] = W_in u, x behind a short causal convolution with silu; [δ_t, B_t, C_t] = W_x x_t,
@@ -76,6 +70,7 @@ class Mamba(Layer):
         ValueError: a size below 1, or an unknown rule or start.
     """
 
+    timed: ClassVar[bool] = True
     roles: ClassVar[dict[str, str]] = {
         "A_log": "A",
         "B": "B",
@@ -155,33 +150,8 @@ class Mamba(Layer):
 
     def init_state(self, batch: int) -> MambaState:
         """The state of rest: an empty window and h = 0."""
-        dtype = torch.float64 if self.A_log.dtype == torch.float64 else torch.float32
-        window = (batch, self.conv1d.width - 1, self.d_inner)
-        zeros = (
-            torch.zeros(shape, dtype=dtype, device=self.A_log.device)
-            for shape in (window, (batch, self.d_inner, self.d_state))
-        )
-        return MambaState(*zeros)
-
-    def forward(
-        self,
-        u: Tensor,
-        state: State = None,
-        *,
-        dt: Tensor | None = None,
-        mask: Tensor | None = None,
-        reset: Tensor | None = None,
-        lengths: Tensor | None = None,
-    ) -> tuple[Tensor, MambaState]:
-        """See :meth:`Layer.forward`."""
-        check_sequence(self, u, dt, mask, reset, lengths)
-        before = matching_state(self, state, self.init_state(u.shape[0]))
-        valid = None if lengths is None else valid_steps(lengths, u.shape[1])
-        u = mask_input(mask_input(u, mask), valid)
-        scale = step_scale(dt, valid, before.ssm.dtype)
-        reset = reset if reset is None or valid is None else reset & valid
-        y, after = self._run(u, before, scale, reset, lengths)
-        return mask_input(y, valid), after
+        window = self.rest(batch, self.conv1d.width - 1, self.d_inner)
+        return MambaState(window, self.rest(batch, self.d_inner, self.d_state))
 
     def step(
         self, u: Tensor, state: State, *, dt: Tensor | None = None, mask: Tensor | None = None
@@ -194,9 +164,22 @@ class Mamba(Layer):
             u = mask_input(u, mask)
             y, *after = mamba_step(u, state.conv, state.ssm, weights, scale=scale)
             return y, MambaState(*after)
-        before = matching_state(self, state, self.init_state(u.shape[0]))
-        scale = step_scale(None if dt is None else dt.unsqueeze(-1), None, before.ssm.dtype)
-        y, after = self._run(mask_input(u, mask).unsqueeze(1), before, scale, None, None)
+        return super().step(u, state, dt=dt, mask=mask)
+
+    def _sequence(
+        self,
+        u: Tensor,
+        state: MambaState,
+        dt: Tensor | None,
+        reset: Tensor | None,
+        lengths: Tensor | None,
+    ) -> tuple[Tensor, MambaState]:
+        valid = None if lengths is None else valid_steps(lengths, u.shape[1])
+        return self._run(u, state, step_scale(dt, valid, state.ssm.dtype), reset, lengths)
+
+    def _sample(self, u: Tensor, state: MambaState, dt: Tensor | None) -> tuple[Tensor, MambaState]:
+        scale = None if dt is None else dt.unsqueeze(-1).to(state.ssm.dtype)
+        y, after = self._run(u.unsqueeze(1), state, scale, None, None)
         return y.squeeze(1), after
 
     def _fused_weights(self, u: Tensor, state: State) -> MambaWeights | None:
@@ -285,21 +268,3 @@ def step_scale(dt: Tensor | None, valid: Tensor | None, dtype: torch.dtype) -> T
     scale = dt.to(dtype)
     scale = scale.unsqueeze(0) if scale.ndim == 1 else scale
     return scale if valid is None else torch.where(valid, scale, torch.zeros_like(scale))
-
-
-_S = TypeVar("_S", bound=tuple[Tensor, ...])
-
-
-def matching_state(layer: Layer, state: State, rest: _S) -> _S:
-    """The state, or that of rest for None; refused when its shapes are not those of rest."""
-    if state is None:
-        return rest
-    expected = [tuple(part.shape) for part in rest]
-    parts = list(state) if isinstance(state, tuple) else [state]
-    given = [tuple(part.shape) for part in parts]
-    if given != expected:
-        raise ValueError(
-            f"{type(layer).__name__} takes a state of shapes {' and '.join(map(str, expected))} "
-            f"for this input; given {' and '.join(map(str, given))}"
-        )
-    return type(rest)(*(part.to(zero.dtype) for part, zero in zip(parts, rest, strict=True)))

@@ -9,16 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from statewise.nn.contract import (
-    Layer,
-    State,
-    check_sample,
-    check_sequence,
-    mask_input,
-    valid_steps,
-)
+from statewise.nn.contract import State, check_sample, mask_input, valid_steps
 from statewise.nn.fused import fuses
-from statewise.nn.mamba import draw_step_bias, matching_state, step_scale
+from statewise.nn.mamba import draw_step_bias, step_scale
+from statewise.nn.recurrence import Recurrence
 from statewise.nn.short_conv import ShortConv
 from statewise.nn.static import linear
 from statewise.ops import Mamba2Weights, linear_scan, mamba2_step, ssd
@@ -37,7 +31,7 @@ class Mamba2State(NamedTuple):
     ssm: Tensor
 
 
-class Mamba2(Layer):
+class Mamba2(Recurrence):
     """h_t = e^{Δ_t A} h_{t−1} + Δ_t x_t B_tᵀ,  y_t = W_out norm((h_t C_t + D ⊙ x_t) ⊙ silu(z_t)).
 
     [z, x, B, C, δ] = W_in u, with x, B and C behind a short causal convolution with silu, and
@@ -59,7 +53,8 @@ class Mamba2(Layer):
         d_state: N.
         d_conv: taps of the convolution.
         expand: d_inner / d_model.
-        headdim: P, channels of a head; H = d_ssm / P.
+        headdim: P, channels of a head; H = d_ssm / P. None for 64, or for the next smaller number
+            that gives whole heads in whole groups.
         d_ssm: channels of the heads; None for d_inner.
         n_groups: G, divides H.
         rmsnorm: normalise before W_out; off, the gate alone stays.
@@ -83,6 +78,7 @@ class Mamba2(Layer):
         ValueError: a size below 1, sizes that do not divide, or limits out of order.
     """
 
+    timed: ClassVar[bool] = True
     roles: ClassVar[dict[str, str]] = {
         "A_log": "A",
         "D": "D",
@@ -97,7 +93,7 @@ class Mamba2(Layer):
         d_state: int = 128,
         d_conv: int = 4,
         expand: float = 2,
-        headdim: int = 64,
+        headdim: int | None = None,
         d_ssm: int | None = None,
         n_groups: int = 1,
         rmsnorm: bool = True,
@@ -120,6 +116,9 @@ class Mamba2(Layer):
         super().__init__()
         inner = int(expand * d_model)
         width = inner if d_ssm is None else d_ssm
+        if headdim is None:
+            per_group = width // max(n_groups, 1)
+            headdim = max((p for p in range(1, 65) if per_group % p == 0), default=64)
         sizes = {
             "d_model": d_model,
             "d_state": d_state,
@@ -155,34 +154,10 @@ class Mamba2(Layer):
 
     def init_state(self, batch: int) -> Mamba2State:
         """The state of rest: an empty window, and h = 0 or as trained."""
-        dtype = torch.float64 if self.A_log.dtype == torch.float64 else torch.float32
-        device = self.A_log.device
-        window = (batch, self.conv1d.width - 1, self.conv1d.channels)
-        shape = (batch, self.n_heads, self.headdim, self.d_state)
-        h = torch.zeros(shape, dtype=dtype, device=device)
+        h = self.rest(batch, self.n_heads, self.headdim, self.d_state)
         if self.init_states is not None:
-            h = h + self.init_states.to(dtype)
-        return Mamba2State(torch.zeros(window, dtype=dtype, device=device), h)
-
-    def forward(
-        self,
-        u: Tensor,
-        state: State = None,
-        *,
-        dt: Tensor | None = None,
-        mask: Tensor | None = None,
-        reset: Tensor | None = None,
-        lengths: Tensor | None = None,
-    ) -> tuple[Tensor, Mamba2State]:
-        """See :meth:`Layer.forward`."""
-        check_sequence(self, u, dt, mask, reset, lengths)
-        before = matching_state(self, state, self.init_state(u.shape[0]))
-        valid = None if lengths is None else valid_steps(lengths, u.shape[1])
-        u = mask_input(mask_input(u, mask), valid)
-        scale = step_scale(dt, valid, before.ssm.dtype)
-        reset = reset if reset is None or valid is None else reset & valid
-        y, after = self._run(u, before, scale, reset, lengths)
-        return mask_input(y, valid), after
+            h = h + self.init_states.to(h.dtype)
+        return Mamba2State(self.rest(batch, self.conv1d.width - 1, self.conv1d.channels), h)
 
     def step(
         self, u: Tensor, state: State, *, dt: Tensor | None = None, mask: Tensor | None = None
@@ -203,9 +178,24 @@ class Mamba2(Layer):
                 scale=None if dt is None else dt.to(u.dtype),
             )
             return y, Mamba2State(*after)
-        before = matching_state(self, state, self.init_state(u.shape[0]))
-        scale = step_scale(None if dt is None else dt.unsqueeze(-1), None, before.ssm.dtype)
-        y, after = self._run(mask_input(u, mask).unsqueeze(1), before, scale, None, None)
+        return super().step(u, state, dt=dt, mask=mask)
+
+    def _sequence(
+        self,
+        u: Tensor,
+        state: Mamba2State,
+        dt: Tensor | None,
+        reset: Tensor | None,
+        lengths: Tensor | None,
+    ) -> tuple[Tensor, Mamba2State]:
+        valid = None if lengths is None else valid_steps(lengths, u.shape[1])
+        return self._run(u, state, step_scale(dt, valid, state.ssm.dtype), reset, lengths)
+
+    def _sample(
+        self, u: Tensor, state: Mamba2State, dt: Tensor | None
+    ) -> tuple[Tensor, Mamba2State]:
+        scale = None if dt is None else dt.unsqueeze(-1).to(state.ssm.dtype)
+        y, after = self._run(u.unsqueeze(1), state, scale, None, None)
         return y.squeeze(1), after
 
     def _fused_weights(self, u: Tensor, state: State) -> Mamba2Weights | None:
