@@ -136,8 +136,9 @@ def _block(d_input: int, config: DeepWienerConfig, rng: np.random.Generator) -> 
     }
     if config.layer is not None:
         layer = config.layer.build(d_input, rng, config.d_model)
-        kind = WienerBlock if isinstance(layer, LTI) else Block
-        return kind(layer, config.static, rng=rng, **around)
+        if not isinstance(layer, LTI):
+            return Block(layer, config.static, rng=rng, **around)
+        return WienerBlock(layer, config.static, rng=rng, **around)
     lti = LTI(
         d_input,
         config.d_model,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from statewise.ops.arrays import as_array, refuses_cpu
 from statewise.ops.mamba_step import _kernels
-from statewise.ops.matvec import cpu as matvec
+from statewise.ops.matvec.product import product
 from statewise.ops.simd import WIDER, elements
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _product(x: np.ndarray, weight: Tensor, bias: Tensor | None) -> np.ndarray:
     """The rows x Wᵀ + bias, flat."""
     outer, inner = weight.shape
     offset = None if bias is None else _flat(bias)
-    return matvec.product(x, _flat(weight), offset, (x.size // inner, inner, outer))
+    return product(x, _flat(weight), offset, (x.size // inner, inner, outer))
 
 
 def mamba(

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-from itertools import pairwise
-
-import numpy as np
 import torch
 from torch import Tensor
 
-from statewise.ops import pool
 from statewise.ops.arrays import as_array, refuses_cpu
-from statewise.ops.matvec import _kernels
-from statewise.ops.simd import WIDER, elements
-
-MIN_ELEMENTS = 500_000
-"""Numbers of the matrix that a thread must have before another one is worth waking."""
+from statewise.ops.matvec.product import product
 
 
 def supports(device: str, dtype: torch.dtype) -> str | None:
@@ -23,30 +14,6 @@ def supports(device: str, dtype: torch.dtype) -> str | None:
     if dtype not in (torch.float32, torch.float64):
         return f"the cpu back end of matvec computes in float32 and float64, not in {dtype}"
     return refuses_cpu("matvec", device)
-
-
-def product(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, sizes: tuple[int, int, int]
-) -> np.ndarray:
-    """The rows y, flat, of flat arrays; ``sizes`` is (B, K, M)."""
-    batch, inner, outer = sizes
-    y = np.empty(batch * outer, x.dtype)
-    if not y.size:
-        return y
-    room = 4 * WIDER * elements(x.itemsize)
-    arguments = (x, weight, x if bias is None else bias, bias is not None, y)
-    count = max(1, min(pool.threads(), outer, inner * outer // MIN_ELEMENTS))
-    if count == 1:
-        _kernels.forward(*arguments, np.empty(room, x.dtype), sizes, 0, outer)
-        return y
-    bounds = [k * outer // count for k in range(count + 1)]
-    pool.run(
-        [
-            partial(_kernels.forward, *arguments, np.empty(room, x.dtype), sizes, *ends)
-            for ends in pairwise(bounds)
-        ]
-    )
-    return y
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
