@@ -46,5 +46,6 @@ format: install-dev ## rewrite the code in the project's format
 	$(VENV)/python -m ruff check --fix .
 
 clean: ## remove the virtual environment and everything that was built
-	rm -rf .venv build dist demo-out docs/_build docs/papers .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist demo-out .pytest_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/papers docs/measured
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -28,6 +29,18 @@ def median_ms(call: Callable[[], object], seconds: float = 1.0) -> float:
         call()
         times.append(1e3 * (time.perf_counter() - start))
     return statistics.median(times)
+
+
+def infer(layer: S4D, u: torch.Tensor) -> torch.Tensor:
+    """The output, without gradients."""
+    with torch.no_grad():
+        return layer(u)[0]
+
+
+def train(layer: S4D, u: torch.Tensor) -> None:
+    """Both passes."""
+    layer.zero_grad()
+    layer(u.detach().requires_grad_())[0].square().mean().backward()
 
 
 def main() -> None:
@@ -48,17 +61,9 @@ def main() -> None:
             row, outputs = [], []
             for simulator in (Scan(), FFT()):
                 layer = S4D(options.channels, states, simulator=simulator)
-
-                def infer(layer: S4D = layer) -> torch.Tensor:
-                    with torch.no_grad():
-                        return layer(u)[0]
-
-                def train(layer: S4D = layer) -> None:
-                    layer.zero_grad()
-                    layer(u.requires_grad_())[0].square().mean().backward()
-
-                outputs.append(infer())
-                row.append((median_ms(infer), median_ms(train)))
+                outputs.append(infer(layer, u))
+                calls = (partial(infer, layer, u), partial(train, layer, u))
+                row.append([median_ms(call) for call in calls])
             gap = float((outputs[0] - outputs[1]).norm() / outputs[0].norm())
             (scan, scan_train), (conv, conv_train) = row
             print(

@@ -80,6 +80,42 @@ def _problem(op: str, length: int, channels: int, unit: int) -> Problem:
             lambda x: ops.ssd(x["x"], x["dt"], x["A"], x["B"], x["C"], softplus=True)[0],
             (2 * wide + 8 * narrow, 5 * wide + 24 * narrow),
         ),
+        "block_scan": (
+            {"A": 0.6 * torch.eye(2).repeat(1, length, channels, 1, 1),
+             "b": _randn(1, length, channels, 2)},
+            lambda x: ops.block_scan(x["A"], x["b"])[0],
+            (8 * wide, 20 * wide),
+        ),
+        "para_gru": (
+            {"pre": _randn(1, length, 3, channels), "a": 0.3 * _randn(3, channels)},
+            lambda x: ops.para_gru(x["pre"], x["a"])[0],
+            (4 * wide, 10 * wide),
+        ),
+        "scan2d": (
+            {"b1": _randn(1, length, 8, channels // 8), "b2": _randn(1, length, 8, channels // 8),
+             "a": torch.full((1, length, 8, channels // 8), 0.45)},
+            lambda x: ops.scan2d(*[x["a"]] * 4, x["b1"], x["b2"])[0][0],
+            (5 * wide, 12 * wide),
+        ),
+        "vandermonde_kernel": (
+            {"a": pole.clone(), "c": pole.clone()},
+            lambda x: ops.vandermonde_kernel(x["a"], x["c"], length),
+            (wide, 2 * wide),
+        ),
+        "cauchy_kernel": (
+            {"poles": torch.stack([torch.full((channels, STATES), -0.5),
+                                   torch.pi * torch.arange(float(STATES)).repeat(channels, 1)], -1),
+             "p": 0.1 * pole, "b": pole.clone(), "c": pole.clone(),
+             "dt": torch.full((channels,), 0.01)},
+            lambda x: ops.cauchy_kernel(x["poles"], x["p"], x["b"], x["c"], x["dt"], length),
+            (wide, 2 * wide),
+        ),
+        "companion_kernel": (
+            {"a": 0.9 / STATES * torch.ones(channels, STATES), "b": _randn(channels, STATES),
+             "c": _randn(channels, STATES)},
+            lambda x: ops.companion_kernel(x["a"], x["b"], x["c"], length),
+            (wide, 2 * wide),
+        ),
     }  # fmt: skip
     inputs, run, moved = cases[op]
     exps = length * channels * STATES
@@ -96,7 +132,8 @@ def _problem(op: str, length: int, channels: int, unit: int) -> Problem:
 
 
 OPERATORS = (
-    "linear_scan", "causal_conv1d", "diagonal_ssm", "fft_conv", "selective_scan", "ssd",
+    "linear_scan", "block_scan", "diagonal_ssm", "selective_scan", "ssd", "causal_conv1d",
+    "fft_conv", "vandermonde_kernel", "cauchy_kernel", "companion_kernel", "para_gru", "scan2d",
 )  # fmt: skip
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
+import sys
+import typing
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parent))
+from figures import draw_lengths  # beside this file
 
 from statewise import __version__
 from statewise.papers.pages import write_pages
@@ -40,10 +47,13 @@ html_show_sphinx = False
 # Docstrings are written to be read in a terminal. A bar, a star or a trailing underscore in their
 # sentences is mathematics or a name, not markup, unless it stands between backquotes.
 _QUOTED = re.compile(r"(``.+?``|`[^`]+`_{0,2})", flags=re.DOTALL)
+# A letter with a full stop that stands alone, as in ``d_state: N.``, would begin a list.
+_LETTER = re.compile(r"^(\s*(?:\w+: )?[A-Za-z])\.(?=\s|$)")
 _FIELD = re.compile(r"^\s*\w+_(?=:| \()")
 
 
 def _escape(text: str) -> str:
+    text = "\n".join(_LETTER.sub(r"\1\\.", line) for line in text.split("\n"))
     pieces = _QUOTED.split(text)
     for index in range(0, len(pieces), 2):
         piece = re.sub(r"(?<!\\)\|", r"\|", pieces[index])
@@ -86,11 +96,23 @@ def _escape_docstring(
         start = stop
 
 
-def _write_papers(app: Sphinx) -> None:
-    write_pages(Path(app.srcdir) / "papers")
+def _evaluate_hints(app: Sphinx, obj: Any, bound_method: bool) -> None:
+    """Turn the hints of a constructor from text into types, whose names are never ambiguous."""
+    # A name that is imported for type checkers alone has no value here.
+    with contextlib.suppress(NameError, TypeError, AttributeError):
+        obj.__annotations__ = typing.get_type_hints(obj)
+
+
+def _write_pages(app: Sphinx) -> None:
+    """Write what is made of measured numbers; none of it is kept in the repository."""
+    source = Path(app.srcdir)
+    write_pages(source / "papers")
+    measured = source.parent / "benchmarks" / "results" / "lengths-cpu.json"
+    draw_lengths(measured, source / "measured" / "lengths-cpu.svg")
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("builder-inited", _write_papers)
+    app.connect("builder-inited", _write_pages)
+    app.connect("autodoc-before-process-signature", _evaluate_hints)
     # Before napoleon (500), which adds markup of its own.
     app.connect("autodoc-process-docstring", _escape_docstring, priority=400)
