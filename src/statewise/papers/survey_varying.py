@@ -215,5 +215,6 @@ VARYING = (
         ),
         state="2*D*N + D*A + D*N + 2*D",
         sizes={"N": 4, "A": 1},
+        paper="mamba3",
     ),
 )
