@@ -130,6 +130,34 @@ def _stable(setting: Setting) -> Measured:
     return Measured(smallest, seeds=100, remark="Largest real part, with a minus.")
 
 
+def _digits(setting: Setting) -> Measured:
+    from statewise.models import Pooled, SequenceModelConfig
+    from statewise.nn import GLU, S4, BlockSpec
+    from statewise.papers.harness.recordings import written_digits
+    from statewise.papers.harness.train import Recipe, details, median, trials
+
+    block = BlockSpec(S4.spec(d_state=8), static=GLU())
+    found = trials(
+        SequenceModelConfig((block,), repeat=2, d_model=64, head=Pooled()),
+        written_digits(),
+        Recipe(steps=450, length=64, batch=32, lr=1e-2, weight_decay=0.05),
+        [64],
+        sequences=450,
+        setting=setting,
+        label="S4",
+    )
+    return Measured(
+        median(found, 64),
+        details(found),
+        seeds=len(found),
+        remark=(
+            "Median over the seeds, 450 test digits. The recipe is the second: one with dropout, "
+            "learning rate 0.004 and 0.001 for the dynamics gave 0.91 here, its training loss "
+            "still high; this one was chosen on 300 of the training digits."
+        ),
+    )
+
+
 PAPER = Paper(
     name="s4",
     title="Efficiently Modeling Long Sequences with Structured State Spaces",
@@ -194,6 +222,16 @@ PAPER = Paper(
             ),
             measure=_stable,
             must=at_least(1e-12),
+        ),
+        Claim(
+            name="written-digits",
+            statement=(
+                "Two blocks of 64 channels learn digits of 8 x 8 pixels, read row by row as 64 "
+                "samples, from 1347 of them: share of right classes in the test set."
+            ),
+            measure=_digits,
+            must=at_least(0.95),
+            minutes=4,
         ),
     ),
 )
