@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         Trapezoid,
     )
     from statewise.lti.dplr_form import DiagonalPlusLowRank, from_dplr, to_dplr
-    from statewise.lti.era import RealisationResult, era
     from statewise.lti.frequency import dc_gain, frequency_response
     from statewise.lti.gramians import (
         controllability_factor,
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
         singular_perturbation,
         weighted_truncation,
     )
+    from statewise.lti.realisation import RealisationResult, era
     from statewise.lti.riccati import RiccatiSolution, continuous_riccati, discrete_riccati
     from statewise.lti.simulation import (
         impulse_response,
@@ -99,7 +99,7 @@ _LAZY = {
     "N4SID": "weightings",
     "PerturbedDiagonal": "ptd",
     "PoleResidue": "pole_residue",
-    "RealisationResult": "era",
+    "RealisationResult": "realisation",
     "Reduction": "reduction",
     "RiccatiSolution": "riccati",
     "SSARX": "weightings",
@@ -126,7 +126,7 @@ _LAZY = {
     "discrete_lyapunov": "lyapunov",
     "discrete_riccati": "riccati",
     "dplr": "nplr",
-    "era": "era",
+    "era": "realisation",
     "feedback": "interconnect",
     "fout": "hippo",
     "frequency_response": "frequency",

@@ -1,0 +1,359 @@
+"""Subspace identification: N4SID, MOESP, CVA and SSARX as weights of one engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from statewise.lti._hankel import (
+    Records,
+    layout_of,
+    read_batch,
+    read_records,
+    triangular_factor,
+)
+from statewise.lti._order import CRITERIA, order_scores
+from statewise.lti._output_fit import fit_outputs, innovations, simulation_rests
+from statewise.lti._projections import (
+    Decomposition,
+    decompose,
+    kalman_gain,
+    reflect,
+    state_model,
+)
+from statewise.lti.state_space import StateSpace
+from statewise.lti.weightings import Weighting, weighting_of
+
+FOCUS = ("simulation", "prediction")
+LARGEST = 10
+# Samples of a batch that are worked on at once: enough to hide the calls, few enough for caches.
+PIECE = 120_000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SubspaceResult:
+    """What subspace identification found; the first axis is the record, or the series of a batch.
+
+    x_{t+1} = A x_t + B u_t + K e_t,  y_t = C x_t + D u_t + e_t.
+
+    Attributes:
+        system: A, B, C and D; with the batch shape (B,) for a batch.
+        K: gain of the stationary Kalman predictor, (n, p) or (B, n, p); 0 for data without noise.
+        innovation_covariance: of one-step errors e, (p, p) or (B, p, p), in units of y squared.
+        x0: first states, (records, n) or (B, n).
+        fit: of the simulation from x0, per cent, 100 (1 − ‖y − ŷ‖/‖y − mean(y)‖),
+            (records, p) or (B, p).
+        prediction_fit: the same of one-step predictions.
+        singular_values: weighted ones, (k,) or (B, k); canonical correlations for CVA and SSARX.
+        order: the order n.
+        order_scores: by criterion, scores of the orders 1, 2, …; empty if the order was given.
+        suggested_orders: by criterion, the order that it picks; empty if the order was given.
+        weighting: the method.
+        horizon: block rows of the past and of the future.
+        focus: what B, D and x0 were fitted to: "simulation", "prediction", or for a batch "mixed"
+            where some systems are unstable.
+        stabilised: whether poles were moved, (1,) or (B,).
+    """
+
+    system: StateSpace
+    K: Tensor
+    innovation_covariance: Tensor
+    x0: Tensor
+    fit: Tensor
+    prediction_fit: Tensor
+    singular_values: Tensor
+    order: int
+    order_scores: dict[str, Tensor]
+    suggested_orders: dict[str, int]
+    weighting: Weighting
+    horizon: tuple[int, int]
+    focus: str
+    stabilised: Tensor
+
+    @property
+    def predictor(self) -> StateSpace:
+        """The one-step predictor from (u_t, y_t) to ŷ_t: A − K C, [B − K D, K], C, [D, 0]."""
+        A, B, C, D = self.system.matrices
+        p = C.shape[-2]
+        inputs = torch.cat((B - self.K @ D, self.K), -1)
+        direct = torch.cat((D, D.new_zeros(*D.shape[:-1], p)), -1)
+        return StateSpace(A - self.K @ C, inputs, C, direct, self.system.dt)
+
+    def __repr__(self) -> str:
+        fit = ", ".join(f"{value:.4g}" for value in self.fit.mean(0).tolist())
+        return (
+            f"SubspaceResult({self.weighting.name}, order {self.order}, horizon {self.horizon}, "
+            f"mean fit [{fit}] %, {self.system!r})"
+        )
+
+
+@torch.no_grad()
+def identify(
+    u: Any,
+    y: Any,
+    order: int | None = None,
+    *,
+    dt: float = 1.0,
+    weighting: str | Weighting = "cva",
+    horizon: int | tuple[int, int] | None = None,
+    largest_order: int | None = None,
+    criterion: str = "bic",
+    focus: str | None = None,
+    direct: bool = True,
+    stability: float | None = None,
+    factor: str = "qr",
+) -> SubspaceResult:
+    """Identify one linear system from one record or several, without iterations.
+
+    Windows of past and future samples are stacked over the records, never across them. The
+    projection of future outputs on the past, weighted, is W₁ Γ X W₂ = U S Vᵀ; its factors give
+    C, A and the state sequences, whose regression gives the noise covariances and, by the Riccati
+    equation, K. B, D and one x_0 per record are then least squares on the outputs.
+
+    Means are not removed. Inputs must excite the horizons: order of excitation past + future.
+
+    Args:
+        u: inputs, (T, m) or (T,), or a list of those, of any lengths; None for a system without.
+        y: outputs, (T, p) or (T,), or a list of those.
+        order: number of states; None to choose it by ``criterion``.
+        dt: sampling time.
+        weighting: "n4sid", "moesp", "cva", "ssarx" or a :class:`Weighting`. Only "ssarx" is
+            consistent for data from a closed loop; it needs some noise in the data.
+        horizon: block rows of past and future, or a pair; None for 10 (⌈order/p⌉ + 2 if that is
+            more), fewer for short records.
+        largest_order: last order to try, 10 by default; no more than the horizons allow.
+        criterion: "bic", "mdl" (BIC/2: the same choice), "aic", or "gap" of singular values.
+        focus: fit B, D and x_0 to a "simulation" or to one-step "prediction"; None for the first,
+            but the second if A is unstable or the weighting is one for feedback.
+        direct: whether y_t may depend on u_t; False holds D at 0, which feedback that answers
+            within the sample needs, since u_t then depends on e_t.
+        stability: a radius, such as 0.999, beyond which poles λ are moved to
+            min(1/|λ|, radius) λ/|λ|, which keeps frequency and, for growth, the rate; the
+            estimates of K, B, D and x_0 follow. None to leave A as estimated.
+        factor: "qr"; "gram" by Cholesky, faster and with half of the digits; "auto".
+
+    Returns:
+        The estimates with singular values, scores and fits.
+
+    Raises:
+        ValueError: shapes that do not fit, records that are too short, or an unknown option.
+
+    Source: Van Overschee & De Moor, Subspace Identification for Linear Systems (1996); Jansson,
+    Subspace identification and ARX modeling (2003); Qin, An overview of subspace identification
+    (2006).
+
+    Example:
+        >>> u = torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
+        >>> result = identify(u, torch.cat((torch.zeros(1, 1), u[:-1])), 1)
+        >>> result.system.n_states, bool(result.fit.min() > 99.99)
+        (1, True)
+    """
+    records = read_records(u, y)
+    method = _options(weighting, focus, stability, order, criterion)
+    least = 1 if order is None else order
+    wanted = least if order is not None else (largest_order or LARGEST)
+    try:
+        layout = layout_of(records, horizon, wanted, direct)
+    except ValueError:
+        if order is not None or largest_order is not None:
+            raise
+        layout = layout_of(records, horizon, least, direct)
+    found = decompose(triangular_factor(records, layout, factor), layout, method)
+    scores: dict[str, Tensor] = {}
+    suggested: dict[str, int] = {}
+    if order is None:
+        allowed = min(wanted, (layout.future - 1) * layout.p, found.singular_values.shape[-1])
+        scores, suggested = order_scores(found, records, allowed)
+        order = suggested[criterion]
+    parts = _estimate(found, records, order, focus, stability)
+    system = StateSpace(*(M[0] for M in parts.matrices), dt=dt)
+    return SubspaceResult(
+        system,
+        parts.K[0],
+        parts.covariance[0],
+        torch.cat(parts.x0),
+        torch.cat(parts.fit),
+        torch.cat(parts.prediction_fit),
+        found.singular_values[0],
+        order,
+        scores,
+        suggested,
+        method,
+        (layout.past, layout.future),
+        parts.focus,
+        parts.stabilised,
+    )
+
+
+@torch.no_grad()
+def identify_batch(
+    u: Any,
+    y: Any,
+    order: int,
+    *,
+    dt: float = 1.0,
+    weighting: str | Weighting = "cva",
+    horizon: int | tuple[int, int] | None = None,
+    focus: str | None = None,
+    direct: bool = True,
+    stability: float | None = None,
+    factor: str = "auto",
+) -> SubspaceResult:
+    """Identify one system for each of many series of equal length, in batched linear algebra.
+
+    The estimates are those of :func:`identify`, series by series.
+
+    Args:
+        u: inputs, (B, T, m) or (B, T); None for systems without.
+        y: outputs, (B, T, p) or (B, T).
+        order: number of states of every system.
+        dt: sampling time.
+        weighting: see :func:`identify`.
+        horizon: see :func:`identify`.
+        focus: see :func:`identify`; by default systems with an unstable A are fitted to
+            predictions, the others to simulations.
+        direct: see :func:`identify`.
+        stability: see :func:`identify`.
+        factor: see :func:`identify`; "auto" takes the Cholesky way where it keeps enough digits.
+
+    Returns:
+        The estimates, with the series as first axis.
+
+    Raises:
+        ValueError: as :func:`identify`.
+    """
+    records = read_batch(u, y)
+    method = _options(weighting, focus, stability, order, CRITERIA[0])
+    layout = layout_of(records, horizon, order, direct)
+    pieces: list[_Estimate] = []
+    sigma = []
+    step = max(1, PIECE // records.lengths[0])
+    for start in range(0, len(records.y[0]), step):
+        part = records.part(slice(start, start + step))
+        found = decompose(triangular_factor(part, layout, factor), layout, method)
+        sigma.append(found.singular_values)
+        pieces.append(_estimate(found, part, order, focus, stability))
+    kinds = {piece.focus for piece in pieces}
+    return SubspaceResult(
+        StateSpace(*_joined([piece.matrices for piece in pieces]), dt=dt),
+        torch.cat([piece.K for piece in pieces]),
+        torch.cat([piece.covariance for piece in pieces]),
+        torch.cat([piece.x0[0] for piece in pieces]),
+        torch.cat([piece.fit[0] for piece in pieces]),
+        torch.cat([piece.prediction_fit[0] for piece in pieces]),
+        torch.cat(sigma),
+        order,
+        {},
+        {},
+        method,
+        (layout.past, layout.future),
+        kinds.pop() if len(kinds) == 1 else "mixed",
+        torch.cat([piece.stabilised for piece in pieces]),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Estimate:
+    """Batched estimates in the units of the data; x0 and fits record by record."""
+
+    matrices: tuple[Tensor, Tensor, Tensor, Tensor]
+    K: Tensor
+    covariance: Tensor
+    x0: list[Tensor]
+    fit: list[Tensor]
+    prediction_fit: list[Tensor]
+    focus: str
+    stabilised: Tensor
+
+
+def _estimate(
+    found: Decomposition,
+    records: Records,
+    order: int,
+    focus: str | None,
+    stability: float | None,
+) -> _Estimate:
+    """Estimates of one order, where each system of a batch may call for its own focus."""
+    model = state_model(found, order)
+    A, C = model.A, model.C
+    moved = torch.zeros(len(A), dtype=torch.bool, device=A.device)
+    if stability is not None:
+        A, moved = reflect(A, stability)
+    K = kalman_gain(A, C, model.covariance)
+    if focus is None:
+        predicted = (torch.linalg.eigvals(A).abs().amax(-1) >= 1) | found.weighting.feedback
+    else:
+        predicted = torch.full_like(moved, focus == "prediction")
+    if predicted.any() and not predicted.all():
+        # Systems apart and back again.
+        halves = [
+            _fitted(records.part(mask), A[mask], C[mask], K[mask], ahead, found.layout.direct)
+            for mask, ahead in ((~predicted, False), (predicted, True))
+        ]
+        back = torch.argsort(torch.argsort(predicted.long(), stable=True))
+        B, D, x0, rests, errors = (
+            [torch.cat(both)[back] for both in zip(*parts, strict=True)]
+            for parts in zip(*halves, strict=True)
+        )
+        focus = "mixed"
+    else:
+        ahead = bool(predicted.all())
+        B, D, x0, rests, errors = _fitted(records, A, C, K, ahead, found.layout.direct)
+        focus = FOCUS[ahead]
+    every = torch.cat(errors, 1)
+    covariance = every.mT @ every / every.shape[1]
+    up, out = records.u_scale[:, None], records.y_scale
+    return _Estimate(
+        (A, B[0] / up, C * out[..., None], D[0] * out[..., None] / up),
+        K / out[:, None],
+        covariance * out[..., None] * out[:, None],
+        x0,
+        [_fit(y, rest) for y, rest in zip(records.y, rests, strict=True)],
+        [_fit(y, error) for y, error in zip(records.y, errors, strict=True)],
+        focus,
+        moved,
+    )
+
+
+def _fitted(
+    records: Records, A: Tensor, C: Tensor, K: Tensor, predicted: bool, direct: bool
+) -> tuple[list[Tensor], ...]:
+    """B and D in lists of one; x_0, errors of simulations and of predictions of each record."""
+    ran = fit_outputs(records, A, C, K if predicted else None, direct)
+    system = (A, ran.B, C, ran.D)
+    if predicted:
+        return [ran.B], [ran.D], ran.x0, simulation_rests(records, *system, ran.x0), ran.rests
+    return [ran.B], [ran.D], ran.x0, ran.rests, innovations(records, *system, K, ran.x0)
+
+
+def _joined(groups: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    return [torch.cat(parts) for parts in zip(*groups, strict=True)]
+
+
+def _fit(y: Tensor, rest: Tensor) -> Tensor:
+    """100 (1 − ‖rest‖/‖y − mean(y)‖), (B, p); of a constant output, against its size."""
+    spread = (y - y.mean(1, keepdim=True)).norm(dim=1)
+    size = torch.where(spread > 0, spread, y.norm(dim=1))
+    return 100 * (1 - rest.norm(dim=1) / size.clamp_min(torch.finfo(y.dtype).tiny))
+
+
+def _options(
+    weighting: str | Weighting,
+    focus: str | None,
+    stability: float | None,
+    order: int | None,
+    criterion: str,
+) -> Weighting:
+    if focus is not None and focus not in FOCUS:
+        raise ValueError(f"focus is {focus!r}; it must be one of {FOCUS}, or None")
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion is {criterion!r}; it must be one of {CRITERIA}")
+    if stability is not None and not 0 < stability <= 1:
+        raise ValueError(f"stability is {stability!r}; a radius in (0, 1] is needed, or None")
+    if order is not None and (isinstance(order, bool) or not isinstance(order, int) or order < 1):
+        raise ValueError(f"order is {order!r}; a whole number of at least 1 is needed")
+    return weighting_of(weighting)
