@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lti_systems import card_system, stable
 
@@ -54,6 +54,7 @@ def with_innovations(length: int, seed: int = 0) -> tuple:
 @pytest.mark.parametrize("weighting", METHODS)
 @settings(max_examples=15, deadline=None)
 @given(n=st.integers(1, 6), m=st.integers(1, 3), p=st.integers(1, 3), seed=st.integers(0, 99))
+@example(n=2, m=3, p=3, seed=30)
 def test_noise_free_records_give_the_system_back(weighting, n, m, p, seed) -> None:
     system = stable(n, m, p, seed=seed)
     hsv = hankel_singular_values(system)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from statewise.lti.peers import from_control, to_control
     from statewise.lti.pole_residue import PoleResidue, from_pole_residue, to_pole_residue
     from statewise.lti.ptd import PerturbedDiagonal, perturb_then_diagonalise, transfer_gap
+    from statewise.lti.realisation import RealisationResult, era
     from statewise.lti.reduction import (
         Reduction,
         balanced_realisation,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
         singular_perturbation,
         weighted_truncation,
     )
-    from statewise.lti.realisation import RealisationResult, era
     from statewise.lti.riccati import RiccatiSolution, continuous_riccati, discrete_riccati
     from statewise.lti.simulation import (
         impulse_response,

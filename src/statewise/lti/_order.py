@@ -22,9 +22,9 @@ def order_scores(
     """Scores of the orders 1 … ``largest``, (largest,), and the order that each criterion picks.
 
     With N samples of p outputs, R_n the covariance of one-step errors of the model of order n
-    and d_n = n (2 p + m) + p m its free parameters (without p m if D is 0): AIC = N log det R_n + 2 d_n,
-    BIC = N log det R_n + d_n log N, MDL = BIC/2. "gap" is log σ_n/σ_{n+1}, the largest wins; the
-    others are to be small.
+    and d_n = n (2 p + m) + p m its free parameters (without p m if D is 0):
+    AIC = N log det R_n + 2 d_n, BIC = N log det R_n + d_n log N, MDL = BIC/2. "gap" is
+    log σ_n/σ_{n+1}, of which the largest wins; the others are to be small.
     """
     sigma = found.singular_values[0]
     rank = int((sigma > RANK * sigma[0]).sum())

@@ -20,6 +20,7 @@ from statewise.lti.weightings import Weighting
 RANK = 1e-12
 # Variance of an innovation, relative to its output, below which data count as free of noise.
 NOISE_FLOOR = 1e-16
+SINGULAR = 1e-13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,8 +172,10 @@ def kalman_gain(A: Tensor, C: Tensor, covariance: Tensor) -> Tensor:
     eye = identity_like(covariance[..., n:, n:])
     Q, S = hermitian(covariance[..., :n, :n]), covariance[..., :n, n:]
     bare = hermitian(covariance[..., n:, n:])
-    R = bare + NOISE_FLOOR * eye
-    noisy = bare.diagonal(dim1=-2, dim2=-1).amax(-1) > NOISE_FLOOR
+    largest = bare.diagonal(dim1=-2, dim2=-1).amax(-1)
+    # Innovations of an order too low may lie in fewer directions than there are outputs.
+    R = bare + (NOISE_FLOOR + SINGULAR * largest)[..., None, None] * eye
+    noisy = largest > NOISE_FLOOR
     K = A.new_zeros(len(A), n, p)
     if noisy.any():
         K[noisy] = _gains(*(M[noisy] for M in (A, C, Q, R, S)))
@@ -186,6 +189,6 @@ def _gains(A: Tensor, C: Tensor, Q: Tensor, R: Tensor, S: Tensor) -> Tensor:
         if len(A) > 1:
             parts = zip(A, C, Q, R, S, strict=True)
             return torch.cat([_gains(*(M[None] for M in part)) for part in parts])
-    K = torch.linalg.solve(R, S, left=False)
+    K = S @ torch.linalg.pinv(R, hermitian=True)
     stable = torch.linalg.eigvals(A - K @ C).abs().amax(-1) < 1
     return torch.where(stable[:, None, None], K, 0.0)
