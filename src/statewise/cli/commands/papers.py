@@ -13,7 +13,7 @@ from statewise.cli.options import parse
 from statewise.papers.registry import Paper, papers
 from statewise.papers.results import Record, read_records
 
-SUMMARY = "List the published systems inside, what is claimed of each, and the last verdicts."
+SUMMARY = "List the published systems inside, their claims, and the last verdicts."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from statewise.papers.results import Record, write_records
 
 SUMMARY = (
     "Measure what is claimed of a published system: published, measured, verdict.\n\n"
-    "The exit status is 0 when every claim that was measured holds, and 3 when one fails."
+    "The exit status is 0 when all measured claims hold, and 3 when one fails."
 )
 
 
