@@ -7,7 +7,9 @@ the first, it holds the states and decays of ``STEPS`` steps in registers and go
 
 Gradients of B and C sum over channels, which lie in different lanes. As lane-by-lane exchanges
 these sums would cost more than everything else; a product with a matrix of ones costs four
-instructions of the matrix unit. Every step has a product of its own, so that a NaN stays there.
+instructions of the matrix unit. A row of the product belongs to one step and state, so that a NaN
+stays there. With ``JOIN`` both steps of a tile share a product. The compiler moves no load over a
+store, so a tile's gradients are stored last.
 """
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
@@ -59,6 +61,16 @@ def _collected(total, x, i, MATRIX: tl.constexpr, PRECISION: tl.constexpr):
     else:
         sums = tl.sum(x, 1)[:, None]
     return tl.where(column == i, sums, total)
+
+
+@device
+def _both(x, y, PRECISION: tl.constexpr):
+    """Sums over channels of two steps' tiles, one under the other."""
+    STATES: tl.constexpr = x.shape[0]
+    BLOCK: tl.constexpr = x.shape[1]
+    stacked = tl.permute(tl.join(x, y), (2, 0, 1))
+    stacked = tl.reshape(stacked, (2 * STATES, BLOCK))
+    return tl.dot(stacked, tl.full((BLOCK, 8), 1.0, tl.float32), input_precision=PRECISION)
 
 
 @device
@@ -115,7 +127,7 @@ def adjoint_kernel(
     REVERSE: tl.constexpr, VARIES_B: tl.constexpr, VARIES_C: tl.constexpr, NEED_B: tl.constexpr,
     NEED_C: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_LAST: tl.constexpr, HAS_RESET: tl.constexpr, SPLIT: tl.constexpr, EVEN: tl.constexpr,
-    MATRIX: tl.constexpr, PRECISION: tl.constexpr,
+    MATRIX: tl.constexpr, PRECISION: tl.constexpr, JOIN: tl.constexpr,
 ):  # fmt: skip
     """Gradients over one segment; those of A, D, dt_bias, and B and C, as sums of the program."""
     ACC: tl.constexpr = A.dtype.element_ty
@@ -202,6 +214,8 @@ def adjoint_kernel(
             decayed = ()
             deltas = ()
             grads = ()
+            gates = ()
+            pieces = ()
             part = (tl.full((STATES, COLUMNS), 0, ACC), tl.full((STATES, COLUMNS), 0, ACC))
             for i in tl.static_range(STEPS):
                 time = row - i if REVERSE else row + i
@@ -232,14 +246,15 @@ def adjoint_kernel(
                         output = tl.sum(read[0] * h[0], 0) + skip * value
                     else:
                         output = 2.0 * tl.sum(read[0] * h[0] - read[1] * h[1], 0) + skip * value
-                    inner = mask if EVEN else until(mask, s + i, stop)
                     found = grad * output * slope * (1.0 + gate * (1.0 - slope))
-                    tl.store(dz + at + i * step, found.to(OUT), mask=inner)
+                    gates += (found.to(OUT),)
                     grad = grad * gate * slope
                 grads += (grad,)
                 if NEED_C:
                     g = scaled(PARTS * grad[None, :], h, PARTS)
-                    if VARIES_C:
+                    if VARIES_C and JOIN:
+                        pieces += (g[0],)
+                    elif VARIES_C:
                         real = _collected(part[0], g[0], i, MATRIX, PRECISION)
                         if PARTS == 2:
                             part = (real, _collected(part[1], -g[1], i, MATRIX, PRECISION))
@@ -254,9 +269,13 @@ def adjoint_kernel(
             line = (slot * whole + line) * groups + group
             into = line[None, :] * N + n[:, None]
             shown = held[:, None] & ((column < STEPS) & (s + column < stop))[None, :]
-            if NEED_C and VARIES_C:
-                store_tile(dC, into, part, shown, PARTS)
+            part_C = part
+            if JOIN:
+                both_C = _both(pieces[0], pieces[1], PRECISION)
+            pieces = ()
             part = (tl.full((STATES, COLUMNS), 0, ACC), tl.full((STATES, COLUMNS), 0, ACC))
+            values = ()
+            steps = ()
             for i in tl.static_range(STEPS - 1, -1, -1):
                 time = row - i if REVERSE else row + i
                 there = held if EVEN else until(held, s + i, stop)
@@ -294,7 +313,9 @@ def adjoint_kernel(
                     g = scaled((delta * value)[None, :], g, PARTS)
                 sum_A = add(sum_A, slope_A, PARTS)
                 if NEED_B:
-                    if VARIES_B:
+                    if VARIES_B and JOIN:
+                        pieces += (g[0],)
+                    elif VARIES_B:
                         real = _collected(part[0], g[0], i, MATRIX, PRECISION)
                         if PARTS == 2:
                             part = (real, _collected(part[1], g[1], i, MATRIX, PRECISION))
@@ -308,10 +329,27 @@ def adjoint_kernel(
                 if not EVEN:
                     ddelta = tl.where(s + i < stop, ddelta, 0.0)
                 sum_bias += ddelta
+                values += ((dvalue + skip * grads[i]).to(OUT),)
+                steps += (ddelta.to(OUT),)
+            for i in tl.static_range(STEPS):
                 inner = mask if EVEN else until(mask, s + i, stop)
-                tl.store(du + at + i * step, (dvalue + skip * grads[i]).to(OUT), mask=inner)
-                tl.store(ddt + at + i * step, ddelta.to(OUT), mask=inner)
-            if NEED_B and VARIES_B:
+                if HAS_Z:
+                    tl.store(dz + at + i * step, gates[i], mask=inner)
+                tl.store(du + at + i * step, values[STEPS - 1 - i], mask=inner)
+                tl.store(ddt + at + i * step, steps[STEPS - 1 - i], mask=inner)
+            if JOIN:
+                both_B = _both(pieces[1], pieces[0], PRECISION)
+                which = tl.arange(0, 2 * STATES)
+                later = which // STATES
+                moment = row - later if REVERSE else row + later
+                to = ((slot * whole + moment) * groups + group) * N + which % STATES
+                one = ((which % STATES < N) & (s + later < stop))[:, None] & (column == 0)[None, :]
+                spot = to[:, None] + column[None, :]
+                tl.store(dC + spot, both_C, mask=one)
+                tl.store(dB + spot, both_B, mask=one)
+            elif NEED_C and VARIES_C:
+                store_tile(dC, into, part_C, shown, PARTS)
+            if NEED_B and VARIES_B and not JOIN:
                 store_tile(dB, into, part, shown, PARTS)
         tl.debug_barrier()
 

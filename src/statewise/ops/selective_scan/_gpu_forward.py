@@ -1,7 +1,8 @@
 """Triton kernels of the forward pass: summaries of segments, and the scan itself.
 
 A program of one warp owns a block of channels of one sequence and walks a segment of its time
-with the states in registers. Rows of the next ``STEPS`` steps are in flight meanwhile.
+with the states in registers. Rows of the next ``STEPS`` steps are in flight meanwhile, and B and C
+of the next step. The compiler moves no load over a store, so a tile's outputs are stored last.
 """
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
@@ -214,6 +215,11 @@ def scan_kernel(
     next_dt = rows(dt + at, channels, start, stop, mask, STEPS, EVEN, REVERSE)
     if HAS_Z:
         next_z = rows(z + at, channels, start, stop, mask, STEPS, EVEN, REVERSE)
+    where = ((b * length + time_of(start, length, REVERSE)) * groups + group) * (N * PARTS)
+    if VARIES_B:
+        next_drive = vector(B + where, n, held, PARTS)
+    if VARIES_C:
+        next_read = vector(C + where, n, held, PARTS)
     for tile in range(tl.cdiv(stop - start, STEPS)):
         s = start + tile * STEPS
         row = b * length + time_of(s, length, REVERSE)
@@ -230,14 +236,18 @@ def scan_kernel(
             if s % CHUNK == 0:
                 chunk = (b * kept + s // CHUNK) * N * channels * PARTS
                 store_tile(states + chunk, offsets, h, inside, PARTS)
+        outputs = ()
         for i in tl.static_range(STEPS):
             time = row - i if REVERSE else row + i
-            there = held if EVEN else until(held, s + i, stop)
-            where = (time * groups + group) * (N * PARTS)
+            later = time - 1 if REVERSE else time + 1
+            where = (later * groups + group) * (N * PARTS)
+            there = until(held, s + i + 1, stop) if not EVEN or i == STEPS - 1 else held
             if VARIES_B:
-                drive = vector(B + where, n, there, PARTS)
+                drive = next_drive
+                next_drive = vector(B + where, n, there, PARTS)
             if VARIES_C:
-                read = vector(C + where, n, there, PARTS)
+                read = next_read
+                next_read = vector(C + where, n, there, PARTS)
             value = this_u[i].to(ACC)
             delta = this_dt[i].to(ACC) + shift
             if SOFTPLUS:
@@ -256,7 +266,9 @@ def scan_kernel(
             if HAS_Z:
                 gate = this_z[i].to(ACC)
                 found = found * gate * sigmoid(gate)
+            outputs += (found.to(y.dtype.element_ty),)
+        for i in tl.static_range(STEPS):
             inner = mask if EVEN else until(mask, s + i, stop)
-            tl.store(out + i * step, found.to(y.dtype.element_ty), mask=inner)
+            tl.store(out + i * step, outputs[i], mask=inner)
     if k == segments - 1:
         store_tile(last + b * N * channels * PARTS, offsets, h, inside, PARTS)

@@ -22,7 +22,7 @@ from statewise.ops.precision import accumulation_dtype
 from statewise.ops.selective_scan._gpu_backward import adjoint_kernel
 from statewise.ops.selective_scan._gpu_forward import scan_kernel, summary_kernel
 from statewise.ops.selective_scan._gpu_math import LOG2E
-from statewise.ops.selective_scan._shapes import CHUNK, chunks, states_shape, varies
+from statewise.ops.selective_scan._shapes import chunk_of, states_shape, varies
 
 LANES = 32
 PROGRAMS = 2112
@@ -56,15 +56,17 @@ def plan_forward(
 ) -> Plan:
     """The layout of the forward pass, a function of shapes and types alone.
 
-    A block is as many channels as lanes, so that a lane holds one channel with all its states;
-    where those take more than 16 registers it is halved until a lane holds few enough.
-    ``words`` is the number of registers for one number.
+    A lane holds one or two channels with all their states: two where those are at most 16 registers
+    a channel, so that what a lane reads of B and C serves twice. Where the states of one channel
+    take more, the block is halved until a lane holds few enough. ``words`` is the number of
+    registers for one number.
     """
     block, held = _block(per_group, states, words)
-    segments = _segments(batch, length, groups * cdiv(per_group, block))
-    # Without segments there are programs enough to wait for memory in turns.
-    short = held > 16 or segments == 1
-    return Plan(block, max(_ahead(words) // 2, 1) if short else _ahead(words), segments)
+    if block == LANES and held <= 16 and per_group >= 2 * LANES:
+        block *= 2
+    # Wide blocks leave room for half as many programs on the machine.
+    programs = PROGRAMS * LANES // max(block, LANES)
+    return Plan(block, 2, _segments(batch, length, groups * cdiv(per_group, block), programs))
 
 
 def plan_backward(
@@ -72,12 +74,14 @@ def plan_backward(
 ) -> Plan:
     """The layout of the backward pass, a function of shapes, types and rule alone.
 
-    Registers hold the states and the decays of a tile of steps: 128 of them when full, fewer
+    Registers hold the states and the decays of a tile of steps: 64 of them when full, fewer
     where the arithmetic of a step needs more room.
     """
     block, held = _block(per_group, states, words)
-    steps = min(max(64 // (held * (words + zoh)), 1), 8)
-    return Plan(block, steps, _segments(batch, length, groups * cdiv(per_group, block)))
+    steps = min(max(32 // (held * (words + zoh)), 1), 8)
+    return Plan(
+        block, steps, _segments(batch, length, groups * cdiv(per_group, block), PROGRAMS)
+    )
 
 
 def _block(per_group: int, states: int, words: int) -> tuple[int, int]:
@@ -94,14 +98,14 @@ def _ahead(words: int) -> int:
     return max(8 // words**2, 1)
 
 
-def _segments(batch: int, length: int, blocks: int) -> int:
-    wanted = PROGRAMS // (batch * blocks)
+def _segments(batch: int, length: int, blocks: int, programs: int) -> int:
+    wanted = programs // (batch * blocks)
     return max(1, min(wanted, length // SHORTEST))
 
 
-def _segment(length: int, segments: int) -> tuple[int, int]:
+def _segment(length: int, segments: int, chunk: int) -> tuple[int, int]:
     """The number of segments, and their length, a multiple of the chunk."""
-    steps = cdiv(cdiv(length, segments), CHUNK) * CHUNK
+    steps = cdiv(cdiv(length, segments), chunk) * chunk
     return cdiv(length, steps), steps
 
 
@@ -219,7 +223,8 @@ def forward(
     """
     x = _Operands(u, dt, A, B, C, D, z, dt_bias, reset, reverse, softplus, zoh)
     plan = plan or plan_forward(*x.sizes)
-    count, steps = _segment(x.length, plan.segments)
+    chunk = chunk_of(x.u)
+    count, steps = _segment(x.length, plan.segments, chunk)
     ends, decays, cuts = x.summaries(plan, count, steps, None)
     y = torch.empty_like(x.u)
     last = x.tile()
@@ -230,8 +235,8 @@ def forward(
         _scan[(blocks * x.batch * count,)](
             x.u, x.dt, x.z, x.A, x.B, x.C, x.D, x.bias, start, x.reset, ends, decays, cuts,
             y, last, states if keep else None,
-            x.length, x.channels, x.per_group, x.groups, count, steps, chunks(x.length),
-            BLOCK=plan.block, STEPS=plan.steps, CHUNK=CHUNK, VARIES_B=x.varies["B"],
+            x.length, x.channels, x.per_group, x.groups, count, steps, cdiv(x.length, chunk),
+            BLOCK=plan.block, STEPS=plan.steps, CHUNK=chunk, VARIES_B=x.varies["B"],
             VARIES_C=x.varies["C"], HAS_D=D is not None, HAS_H0=h0 is not None,
             SPLIT=count > 1, KEEP=keep,
             EVEN=x.length % plan.steps == 0, **x.options,
@@ -267,7 +272,8 @@ def backward(
     """
     x = _Operands(u, dt, A, B, C, D, z, dt_bias, reset, reverse, softplus, zoh)
     plan = plan or plan_backward(*x.sizes, zoh)
-    count, steps = _segment(x.length, plan.segments)
+    chunk = chunk_of(x.u)
+    count, steps = _segment(x.length, plan.segments, chunk)
     grad = torch.zeros_like(x.u) if grad_y is None else grad_y.contiguous()
     end = None if grad_last is None else grad_last.transpose(1, 2).contiguous()
     ends, decays, cuts = x.summaries(plan, count, steps, grad)
@@ -276,8 +282,12 @@ def backward(
     padded = x.options["STATES"]
     if matrix is None:
         matrix = x.acc == torch.float32 and plan.block >= 16 and padded >= 16
+    join = (
+        plan.steps == 2 and matrix and x.parts == 1 and all(x.varies.values())
+        and needs[3] and needs[4]
+    )  # fmt: skip
     scratch = x.u.new_empty(
-        programs * (CHUNK // plan.steps) * padded * plan.block * x.parts, dtype=x.acc
+        programs * (chunk // plan.steps) * padded * plan.block * x.parts, dtype=x.acc
     )
     pair = () if x.parts == 1 else (2,)
 
@@ -301,12 +311,12 @@ def backward(
         _adjoint[(programs,)](
             grad, end, x.u, x.dt, x.z, x.A, x.B, x.C, x.D, x.bias, x.reset, states, ends, decays,
             cuts, scratch, du, ddt, dz, dA, dB, dC, dD, dbias, dh0,
-            x.length, x.channels, x.per_group, x.groups, x.batch, count, steps, chunks(x.length),
-            BLOCK=plan.block, STEPS=plan.steps, COLUMNS=max(plan.steps, 8), CHUNK=CHUNK,
+            x.length, x.channels, x.per_group, x.groups, x.batch, count, steps, cdiv(x.length, chunk),
+            BLOCK=plan.block, STEPS=plan.steps, COLUMNS=max(plan.steps, 8), CHUNK=chunk,
             VARIES_B=x.varies["B"], VARIES_C=x.varies["C"], NEED_B=needs[3], NEED_C=needs[4],
             HAS_D=D is not None, HAS_LAST=end is not None, SPLIT=count > 1,
             EVEN=x.length % plan.steps == 0, MATRIX=matrix,
-            PRECISION="tf32x3" if u.dtype == torch.float32 else "tf32", **x.options,
+            PRECISION="tf32x3" if u.dtype == torch.float32 else "tf32", JOIN=join, **x.options,
         )  # fmt: skip
 
     def vectors(part: Tensor | None, given: Tensor) -> Tensor:

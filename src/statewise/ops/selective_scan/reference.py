@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from statewise.ops.precision import accumulation_dtype
-from statewise.ops.selective_scan._shapes import CHUNK, states_shape
+from statewise.ops.selective_scan._shapes import chunk_of, states_shape
 
 THRESHOLD = 20.0
 """Above this, softplus passes its argument through."""
@@ -198,7 +198,7 @@ def forward(
         y = y * functional.silu(x.z)
     if not keep:
         return y.to(u.dtype), _tensor(states[-1]), x.u.new_empty(states_shape(u, A, keep))
-    before = torch.cat([x.start[None], states[:-1]])[::CHUNK]
+    before = torch.cat([x.start[None], states[:-1]])[:: chunk_of(u)]
     return y.to(u.dtype), _tensor(states[-1]), _tensor(before.permute(1, 0, 3, 2).contiguous())
 
 
