@@ -340,10 +340,10 @@ def adjoint_kernel(
             if JOIN:
                 both_B = _both(pieces[1], pieces[0], PRECISION)
                 which = tl.arange(0, 2 * STATES)
-                later = which // STATES
-                moment = row - later if REVERSE else row + later
+                since = which // STATES
+                moment = row - since if REVERSE else row + since
                 to = ((slot * whole + moment) * groups + group) * N + which % STATES
-                one = ((which % STATES < N) & (s + later < stop))[:, None] & (column == 0)[None, :]
+                one = ((which % STATES < N) & (s + since < stop))[:, None] & (column == 0)[None, :]
                 spot = to[:, None] + column[None, :]
                 tl.store(dC + spot, both_C, mask=one)
                 tl.store(dB + spot, both_B, mask=one)
