@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from statewise.ops import linear_scan, linear_scan_pairs
-from statewise.ops.linear_scan import _memory, cpu
+from statewise.ops import linear_scan, linear_scan_pairs, memory
+from statewise.ops.linear_scan import cpu
 
 
 def _both_passes(shape, pairs, reverse):
@@ -46,9 +46,21 @@ def test_streams_only_what_is_large_and_aligned():
     assert not cpu._streams(torch.zeros(1, 2**20, 12).numpy())
 
 
-@pytest.mark.parametrize("elements", [0, 5, _memory.MIN_BYTES // 4, 5 * _memory.HUGE_PAGE // 4 + 3])
+@pytest.mark.parametrize("elements", [0, 5, memory.MIN_BYTES // 4, 5 * memory.HUGE_PAGE // 4 + 3])
 def test_fresh_memory_can_be_written(elements):
-    x = _memory.fresh((elements,), torch.float32)
+    x = memory.fresh((elements,), torch.float32)
     assert x.shape == (elements,)
     assert x.dtype == torch.float32
     assert x.fill_(2.0).sum().item() == pytest.approx(2.0 * elements)
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "blocks"), [(1, 2**13, [4]), (1, 2**14, []), (3, 2**14, [3])]
+)
+def test_rows_that_leave_the_caches_are_not_cut(monkeypatch, batch, length, blocks):
+    counts, run = [], cpu.pool.run
+    monkeypatch.setenv("STATEWISE_THREADS", "4")
+    monkeypatch.setattr(cpu.pool, "run", lambda calls: (counts.append(len(calls)), run(calls)))
+    x = torch.ones(batch, length, 64)
+    linear_scan(x, x)
+    assert counts == blocks

@@ -121,6 +121,21 @@ def _multiply_add(builder, pack, c, x, y, conjugate):
 
 
 @_operation
+def apart(typingctx):
+    """Keep the kernel that calls this out of its callers, as a function of its own.
+
+    In a large function the compiler runs out of registers for constants and fetches each one
+    whenever it is used. An inner loop that is a function has all registers to itself.
+    """
+
+    def codegen(context, builder, signature, args):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@_operation
 def width(typingctx, array, wide):
     """Elements in one pack of ``array``: a constant of the compiled code."""
     pack = _pack_of(array, wide)

@@ -19,6 +19,7 @@ from statewise.ops.selective_scan._shapes import CHUNK
 from statewise.ops.simd import (
     WIDER,
     add,
+    apart,
     everywhere,
     load,
     madd,
@@ -101,6 +102,39 @@ def _is_fresh(reset, has_reset, has_h0, i, t, k):
 
 
 @kernel
+def _prepare(u, dt, bias, d0, row, step, s, at_d, at_v, lanes, steps, activate):
+    """Δ and Δu of some rows into scratch memory."""
+    apart()
+    W = width(s, WIDER)
+    for o in range(0, steps * lanes, lanes):
+        for p in range(0, lanes, W):
+            x = add(load(dt, row + p, WIDER), load(bias, d0 + p, WIDER))
+            if activate:
+                x = softplus(x)
+            store(s, at_d + o + p, x)
+            store(s, at_v + o + p, mul(x, load(u, row + p, WIDER)))
+        row += step
+
+
+@kernel
+def _finish(u, D, z, y, d0, row, step, s, at_y, lanes, steps, has_z, pairs):
+    """Some rows of y from the sums over states."""
+    apart()
+    W = width(s, WIDER)
+    for o in range(0, steps * lanes, lanes):
+        for p in range(0, lanes, W):
+            x = load(s, at_y + o + p, WIDER)
+            if pairs is not None:
+                x = add(x, x)
+            x = madd(load(D, d0 + p, WIDER), load(u, row + p, WIDER), x)
+            if has_z:
+                gate = load(z, row + p, WIDER)
+                x = mul(mul(x, gate), sigmoid(gate))
+            store(y, row + p, x)
+        row += step
+
+
+@kernel
 def forward(
     u, dt, A, B, C, D, z, bias, h0, reset, y, last, states,
     has_z, has_h0, has_reset, constant, activate, reverse, keep,
@@ -136,18 +170,13 @@ def forward(
             if keep and k0 % CHUNK == 0:
                 base = (i * K + k0 // CHUNK) * N * channels * Q
                 _scatter(s, at_h, states, base, N, channels, d0, packs, Q)
-            for c in range(steps):
-                t = L - 1 - k0 - c if reverse else k0 + c
-                row = (i * L + t) * channels + d0
-                for j in range(packs):
-                    x = add(load(dt, row + j * W, WIDER), load(bias, d0 + j * W, WIDER))
-                    if activate:
-                        x = softplus(x)
-                    store(s, at_d + c * lanes + j * W, x)
-                    store(s, at_v + c * lanes + j * W, mul(x, load(u, row + j * W, WIDER)))
+            row = (i * L + (L - 1 - k0 if reverse else k0)) * channels + d0
+            step = -channels if reverse else channels
+            _prepare(u, dt, bias, d0, row, step, s, at_d, at_v, lanes, steps, activate)
             for first_lane in range(0, lanes, block):
                 few = min(block, lanes - first_lane) // W
                 own = first_lane * N * Q
+                begun = 0
                 for c in range(steps):
                     t = L - 1 - k0 - c if reverse else k0 + c
                     if k0 + c + TILE < L:
@@ -156,6 +185,8 @@ def forward(
                             prefetch(u, e)
                             prefetch(dt, e)
                             prefetch(z, e)
+                    if c < begun:
+                        continue
                     base = ((i * L + t) * G + group) * N * Q
                     from_B, from_C = base, base
                     if packed is not None:
@@ -168,20 +199,17 @@ def forward(
                     fresh = _is_fresh(reset, has_reset, has_h0, i, t, k0 + c)
                     o = c * lanes + first_lane
                     at = (at_A + own, at_h + own, from_B, from_C, at_d + o, at_v + o, at_y + o)
-                    if pairs is None:
-                        _real.forward_step(s, (B, C), at, strides, few, N, fresh, zoh, packed)
-                    else:
-                        _pairs.forward_step(s, (B, C), at, strides, few, N, fresh, zoh, packed)
-            for c in range(steps):
-                t = L - 1 - k0 - c if reverse else k0 + c
-                row = (i * L + t) * channels + d0
-                for j in range(packs):
-                    x = load(s, at_y + c * lanes + j * W, WIDER)
+                    two = packed is None and c + 1 < steps and not fresh
+                    if two:
+                        later = t - 1 if reverse else t + 1
+                        two = not _is_fresh(reset, has_reset, has_h0, i, later, k0 + c + 1)
                     if pairs is not None:
-                        x = add(x, x)
-                    x = madd(load(D, d0 + j * W, WIDER), load(u, row + j * W, WIDER), x)
-                    if has_z:
-                        gate = load(z, row + j * W, WIDER)
-                        x = mul(mul(x, gate), sigmoid(gate))
-                    store(y, row + j * W, x)
+                        _pairs.forward_step(s, (B, C), at, strides, few, N, fresh, zoh, packed)
+                    elif two:
+                        begun = c + 2
+                        hops = (lanes, -G * N if reverse else G * N)
+                        _real.forward_pair(s, (B, C), at, hops, few, N, zoh)
+                    else:
+                        _real.forward_step(s, (B, C), at, strides, few, N, fresh, zoh, packed)
+            _finish(u, D, z, y, d0, row, step, s, at_y, lanes, steps, has_z, pairs)
         _scatter(s, at_h, last, i * N * channels * Q, N, channels, d0, packs, Q)

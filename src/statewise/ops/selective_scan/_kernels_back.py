@@ -16,6 +16,7 @@ from statewise.ops.selective_scan._shapes import CHUNK
 from statewise.ops.simd import (
     WIDER,
     add,
+    apart,
     broadcast,
     less,
     load,
@@ -64,6 +65,7 @@ def _prepare(
     row, step, ahead, d0, lanes, block, s, rows, area, c,
 ):  # fmt: skip
     """Δ, u, its slope, ō and ȳ silu'(z) of one row into the areas of a panel, block by block."""
+    apart()
     W = width(s, WIDER)
     nil, one, limit = zero(s, WIDER), broadcast(s, 1.0, WIDER), broadcast(s, PASS, WIDER)
     for b in range((lanes + block - 1) // block):
@@ -98,6 +100,7 @@ def _prepare(
 @kernel
 def _finish(s, o, area, at_rows, D, d0, packs, lanes, at_skip, at_bias, has_z, pairs):
     """Gradients of one row in the places of u, the slope and ȳ silu'(z)."""
+    apart()
     W = width(s, WIDER)
     for j in range(packs):
         p = j * W

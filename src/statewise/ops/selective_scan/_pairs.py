@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from statewise.ops.jit import kernel
 from statewise.ops.selective_scan._phi import phi_pairs, phi_slope_pairs
-from statewise.ops.simd import WIDER, everywhere, load, madd, mul, pick, store, sub, width, zero
+from statewise.ops.simd import (
+    WIDER,
+    apart,
+    everywhere,
+    load,
+    madd,
+    mul,
+    pick,
+    store,
+    sub,
+    width,
+    zero,
+)
 from statewise.ops.simd_math import cosine, exp, sine
 
 
@@ -47,6 +59,7 @@ def forward_step(s, rows, at, strides, packs, states, fresh, zoh, packed):
 
     ``at`` is (A, h, B, C, Δ, Δu, y).
     """
+    apart()
     W = width(s, WIDER)
     A, h, B, C, steps, inputs, y = at
     for j in range(packs):
@@ -70,6 +83,7 @@ def again_step(s, rows, at, strides, packs, states, fresh, zoh, packed):
 
     ``at`` is (A, h before, h after, decay, B, Δ, u); the decay, dear to compute, is kept.
     """
+    apart()
     W = width(s, WIDER)
     A, before, after, decays, B, steps, inputs = at
     for j in range(packs):
@@ -88,6 +102,7 @@ def again_step(s, rows, at, strides, packs, states, fresh, zoh, packed):
 @kernel
 def backward_step(s, rows, at, strides, packs, states, fresh, zoh, packed):
     """The adjoint of one step; see :func:`_real.backward_step`."""
+    apart()
     W = width(s, WIDER)
     A, before, after, decays, B, C, steps, inputs, grads, carry, dA, dB, dC, r1, r2, r3, y = at
     nil = zero(s, WIDER)

@@ -20,6 +20,7 @@ from statewise.ops.jit import kernel
 from statewise.ops.selective_scan._phi import phi, phi_slope
 from statewise.ops.simd import (
     WIDER,
+    apart,
     broadcast,
     everywhere,
     load,
@@ -49,6 +50,7 @@ def forward_step(s, rows, at, strides, packs, states, fresh, zoh, packed):
 
     ``at`` is (A, h, B, C, Δ, Δu, y).
     """
+    apart()
     W = width(s, WIDER)
     A, h, B, C, steps, inputs, y = at
     ln2 = broadcast(s, LN2, WIDER)
@@ -72,12 +74,55 @@ def forward_step(s, rows, at, strides, packs, states, fresh, zoh, packed):
 
 
 @kernel
+def _advance(s, h, a, delta, gain, b, c, read, zoh):
+    """The next state of a pack of channels, and the sum for y with it."""
+    power = mul(delta, a)
+    decay = exp2(power)
+    if zoh is None:
+        inflow = mul(gain, b)
+    else:
+        inflow = mul(mul(gain, phi(s, mul(power, broadcast(s, LN2, WIDER)), decay)), b)
+    x = madd(decay, h, inflow)
+    return x, madd(x, c, read)
+
+
+@kernel
+def forward_pair(s, rows, at, strides, packs, states, zoh):
+    """Two of :func:`forward_step` where B and C vary and both steps have predecessors.
+
+    The state between the two is not stored, and two exponentials are on their way at a time.
+    ``strides`` says how far Δ, Δu and y, and B and C, move from one step to the next.
+    """
+    apart()
+    W = width(s, WIDER)
+    A, h, B, C, steps, inputs, y = at
+    lanes, row = strides
+    for j in range(packs):
+        p = j * W
+        delta, late_delta = load(s, steps + p, WIDER), load(s, steps + lanes + p, WIDER)
+        gain, late_gain = load(s, inputs + p, WIDER), load(s, inputs + lanes + p, WIDER)
+        read, late_read = zero(s, WIDER), zero(s, WIDER)
+        for n in range(states):
+            m = (j * states + n) * W
+            a = load(s, A + m, WIDER)
+            b, c = everywhere(rows[0], B + n, WIDER), everywhere(rows[1], C + n, WIDER)
+            x, read = _advance(s, load(s, h + m, WIDER), a, delta, gain, b, c, read, zoh)
+            b = everywhere(rows[0], B + row + n, WIDER)
+            c = everywhere(rows[1], C + row + n, WIDER)
+            x, late_read = _advance(s, x, a, late_delta, late_gain, b, c, late_read, zoh)
+            store(s, h + m, x)
+        store(s, y + p, read)
+        store(s, y + lanes + p, late_read)
+
+
+@kernel
 def again_step(s, rows, at, strides, packs, states, fresh, zoh, packed):
     """The forward step from one kept state to the next.
 
     ``at`` is (A, h before, h after, decay, B, Δ, u); the decay is not kept, because it takes
     less time to compute than to fetch.
     """
+    apart()
     W = width(s, WIDER)
     A, before, after, _, B, steps, inputs = at
     ln2 = broadcast(s, LN2, WIDER)
@@ -105,6 +150,7 @@ def backward_step(s, rows, at, strides, packs, states, fresh, zoh, packed):
     ∂A is added to; so are ∂B and ∂C, by every pack with a row of its own over time and by the
     packs that share a row within the step. S1 = Σ φ w, S2 = Σ A p, S3 = Σ Ā w and y are rows.
     """
+    apart()
     W = width(s, WIDER)
     A, before, after, _, B, C, steps, inputs, grads, carry, dA, dB, dC, r1, r2, r3, y = at
     ln2, nil = broadcast(s, LN2, WIDER), zero(s, WIDER)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from statewise.ops import pool
 from statewise.ops.arrays import NO_RESET, as_array, refuses_cpu, reset_array
+from statewise.ops.memory import fresh
 from statewise.ops.selective_scan import _kernels, _kernels_back
 from statewise.ops.selective_scan._layout import (
     Layout,
@@ -130,7 +131,7 @@ def forward(
     """The compiled scan; arguments and results are those of ``reference.forward``."""
     layout = layout_of(u, A, B, C)
     batch, dtype = layout.batch, layout.dtype
-    y = torch.empty((batch, layout.length, layout.padded), dtype=dtype)
+    y = fresh((batch, layout.length, layout.padded), dtype)
     state = (layout.states, layout.padded, *A.shape[2:])
     last = torch.empty((batch, *state), dtype=dtype)
     states = torch.empty((batch, chunks(layout.length), *state) if keep else (0,), dtype=dtype)
@@ -184,8 +185,8 @@ def backward(
     constant = (not varies(B, A), not varies(C, A))
     work = batch * layout.channels > 0
     teams = teams_of(layout) if work else Teams(0, 0, 1)
-    du, ddt = torch.empty(rows, dtype=dtype), torch.empty(rows, dtype=dtype)
-    dz = du if z is None else torch.empty(rows, dtype=dtype)
+    du, ddt = fresh(rows, dtype), fresh(rows, dtype)
+    dz = du if z is None else fresh(rows, dtype)
     dA = torch.zeros(state, dtype=torch.float64)
     fill = torch.empty if work else torch.zeros
     dB, dC = (
