@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from contracts.layer_base import LayerTests, close, fold, gradients, parts, rms
+from contracts.layer_device import DeviceLayerContract
 from contracts.layer_module import ModuleContract, TracedContract
 from statewise.nn import state_tensors
 
@@ -235,7 +236,7 @@ class SequenceContract(LayerTests):
         close(layer(u[:1].expand(3, -1, -1))[0][2], layer(u[:1])[0][0])
 
 
-class EagerContract(SequenceContract, ModuleContract):
+class EagerContract(SequenceContract, ModuleContract, DeviceLayerContract):
     """All that a layer promises outside of traced graphs."""
 
 

@@ -17,14 +17,17 @@ from statewise.ops import sequence_parallel
 B, L, D, N, H, P = 2, 17, 4, 3, 2, 2
 
 
-def _draw(shape, seed, dtype=torch.float64):
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+def _draw(shape, seed):
+    """Numbers in the type and on the device that are set for all."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    x = torch.randn(shape, dtype=torch.float64, generator=generator, device="cpu")
+    return x.to(torch.get_default_device(), torch.get_default_dtype())
 
 
 def _problems():
     """Name, operator, timed tensors by name, constant ones, options, state."""
     rate = 0.5 + 0.4 * torch.sigmoid(_draw((B, L, D), 0))
-    turn = torch.polar(torch.full((D,), 0.9, dtype=torch.float64), _draw((D,), 1))
+    turn = torch.polar(torch.full((D,), 0.9), _draw((D,), 1))
     b, h0 = _draw((B, L, D), 2), _draw((B, D), 3)
     yield "linear_scan", {"a": rate, "b": b}, {}, {}, h0
     pair = torch.complex(b, _draw((B, L, D), 4))
@@ -67,6 +70,8 @@ def _real(x):
 
 def _compare(rank, size, problem, state, with_reset, reverse):
     name, timed, whole, options, h0 = problem
+    narrow = torch.get_default_dtype() == torch.float32
+    near = {"rtol": 1e-4, "atol": 1e-4} if narrow else {"rtol": 1e-9, "atol": 1e-11}
     reset = torch.zeros(B, L, dtype=torch.bool)
     reset[0, 6] = with_reset
     given = {"reset": reset} if with_reset else {}
@@ -86,10 +91,10 @@ def _compare(rank, size, problem, state, with_reset, reverse):
     spread = getattr(sequence_parallel, name)
     given = {"reset": reset[:, mine]} if with_reset else {}
     found, after = spread(**local, **options, **given, reverse=reverse)
-    torch.testing.assert_close(found, y[:, mine], rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(found, y[:, mine], **near)
     loss = (_real(found) * weight[:, mine]).sum()
     if rank == final:
-        torch.testing.assert_close(after, last, rtol=1e-10, atol=1e-11)
+        torch.testing.assert_close(after, last, **near)
         loss = loss + _real(after).square().sum()
     gradients = dict(zip(local, torch.autograd.grad(loss, list(local.values())), strict=True))
     for label, gradient in gradients.items():
@@ -97,21 +102,29 @@ def _compare(rank, size, problem, state, with_reset, reverse):
         if label in whole:
             both = torch.view_as_real(gradient) if gradient.is_complex() else gradient
             dist.all_reduce(both)
-        torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-10, msg=f"{name} {label}")
+        torch.testing.assert_close(gradient, wanted, **near, msg=f"{name} {label}")
 
 
-def _work(rank, size, file, answers):
+def _work(rank, size, file, answers, backend):
     try:
         torch.set_num_threads(1)
+        modes = ((0, 0, 0), (1, 0, 1), (1, 1, 0), (0, 1, 1))
+        torch.set_default_dtype(torch.float64)
+        if backend == "nccl":
+            torch.cuda.set_device(rank)
+            torch.set_default_device(f"cuda:{rank}")
+            # Kernels in double precision take minutes to compile, and so do many of them.
+            torch.set_default_dtype(torch.float32)
+            modes = ((1, 1, 1),)
         dist.init_process_group(
-            "gloo",
+            backend,
             init_method=f"file://{file}",
             rank=rank,
             world_size=size,
             timeout=timedelta(seconds=120),
         )
         for problem in _problems():
-            for state, with_reset, reverse in ((0, 0, 0), (1, 0, 1), (1, 1, 0), (0, 1, 1)):
+            for state, with_reset, reverse in modes:
                 _compare(rank, size, problem, bool(state), bool(with_reset), bool(reverse))
         if rank:
             with pytest.raises(ValueError, match=f"h0 was given on rank {rank}; .* rank 0"):
@@ -123,12 +136,11 @@ def _work(rank, size, file, answers):
         answers.put(f"rank {rank}: {traceback.format_exc()}")
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_slices_on_processes_are_the_whole(size, tmp_path):
+def _spread_over(size, backend, folder):
     context = mp.get_context("spawn")
     answers = context.Queue()
     processes = [
-        context.Process(target=_work, args=(rank, size, tmp_path / "store", answers))
+        context.Process(target=_work, args=(rank, size, folder / "store", answers, backend))
         for rank in range(size)
     ]
     for process in processes:
@@ -142,6 +154,19 @@ def test_slices_on_processes_are_the_whole(size, tmp_path):
             process.join(10)
             process.kill()
     assert found == [None] * size, "\n".join(x for x in found if x)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_slices_on_processes_are_the_whole(size, tmp_path):
+    _spread_over(size, "gloo", tmp_path)
+
+
+@pytest.mark.gpu
+def test_slices_on_several_gpus_are_the_whole(tmp_path):
+    size = torch.cuda.device_count()
+    if size < 2:
+        pytest.skip("needs two CUDA devices")
+    _spread_over(min(size, 4), "nccl", tmp_path)
 
 
 def test_without_a_process_group_it_says_what_to_do():

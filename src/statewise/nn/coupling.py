@@ -85,8 +85,7 @@ class DenseCoupling(Coupling):
         if not self.is_complex:
             return x @ as_work(scale * self.C, x).mT
         # Re(c x) = Re c · Re x − Im c · Im x
-        sign = torch.tensor([scale, -scale], dtype=self.C.dtype, device=self.C.device)
-        return x.flatten(-2) @ as_work((self.C * sign).flatten(-2), x).mT
+        return x.flatten(-2) @ as_work(_conjugate(self.C, scale).flatten(-2), x).mT
 
     def matrices(self) -> tuple[Tensor, Tensor]:
         """See :meth:`Coupling.matrices`."""
@@ -129,9 +128,8 @@ class BankCoupling(Coupling):
         """See :meth:`Coupling.read`."""
         if not self.is_complex:
             return (x.unflatten(-1, self.C.shape) * as_work(scale * self.C, x)).sum(-1)
-        sign = torch.tensor([scale, -scale], dtype=self.C.dtype, device=self.C.device)
         split = x.unflatten(-2, self.C.shape[:2])
-        return (split * as_work(self.C * sign, x)).sum((-2, -1))
+        return (split * as_work(_conjugate(self.C, scale), x)).sum((-2, -1))
 
     def matrices(self) -> tuple[Tensor, Tensor]:
         """See :meth:`Coupling.matrices`."""
@@ -140,6 +138,11 @@ class BankCoupling(Coupling):
         dense_b = torch.einsum("hn,hi->hni", b, channels).flatten(0, 1)
         dense_c = torch.einsum("hn,hi->ihn", c, channels).flatten(1, 2)
         return dense_b, dense_c
+
+
+def _conjugate(pairs: Tensor, scale: float) -> Tensor:
+    """The conjugates of numbers in pairs, times ``scale``, without a tensor from the host."""
+    return torch.stack((scale * pairs[..., 0], -scale * pairs[..., 1]), -1)
 
 
 def as_complex(tensor: Tensor, pairs: bool) -> Tensor:

@@ -132,7 +132,8 @@ class DSS(Recurrence):
     ) -> tuple[Tensor, Tensor]:
         poles, step, weights = self._system()
         pairs = torch.view_as_real(poles)
-        one = torch.tensor([1.0, 0.0], dtype=state.dtype, device=u.device).expand_as(pairs)
+        one = torch.zeros_like(pairs, dtype=state.dtype)
+        one[..., 0] = 1
         if dt is not None:
             step = step * dt.to(step.dtype).unsqueeze(-1)
         return diagonal_ssm(

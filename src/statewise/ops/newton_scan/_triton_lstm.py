@@ -62,9 +62,9 @@ def forward(
     start_c = tl.zeros((C, BD), ACC)
     start_h = tl.zeros((C, BD), ACC)
     if HAS_H0:
-        at = h0 + (i * D + d) * 2
-        start_c += tl.load(at, mask=inside & (c == 0), other=0).to(ACC)
-        start_h += tl.load(at + 1, mask=inside & (c == 0), other=0).to(ACC)
+        given = h0 + (i * D + d) * 2
+        start_c += tl.load(given, mask=inside & (c == 0), other=0).to(ACC)
+        start_h += tl.load(given + 1, mask=inside & (c == 0), other=0).to(ACC)
     first = c.to(tl.int64) * T
     sc, sh = start_c, start_h
     mcc, mch, mhc, mhh = start_c, start_c, start_c, start_c
