@@ -1,4 +1,4 @@
-"""Speed of language models on the CPU: a prompt at once, and token after token.
+"""Speed of language models: a prompt at once and token after token, or (on a GPU) training too.
 
 Run ``python benchmarks/models.py --model Mamba --threads 1``. The model has the shape of the
 smallest public one (24 layers of width 768, 130 million parameters in float32) and random weights,
@@ -8,6 +8,9 @@ numbers are medians over the rounds. Beside them stand the processor's time, sum
 in which waiting for other programs does not count, and the relative error ‖x − ref‖ / ‖ref‖ of the
 logits against our float64 run and against ours. The floor is the products of the prompt alone, or
 reading every matrix once for a token. ``--profile`` says where our time goes.
+
+``--device cuda`` measures training steps and decoding in bfloat16, the latter as calls and as
+captured graphs: ``models_training.py`` and ``models_decoding.py`` say how.
 """
 
 from __future__ import annotations
@@ -30,12 +33,17 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from models_decoding import decode
+from models_gpu import GATE16, GATE32, distance, ours_of, peer, theirs_of
+from models_training import train
 from ops import error
 from statewise.models import LanguageModel, LanguageModelConfig
 from statewise.nn import LayerSpec
 
-SIZE = {"vocab_size": 50277, "d_model": 768, "n_layer": 24}
+SIZE: dict[str, Any] = {"vocab_size": 50277, "d_model": 768, "n_layer": 24}
 FLOOR = "floor"
+MULTIPLES = {"Mamba": 8, "Mamba2": 16}
+"""The public configurations pad their vocabularies to multiples of these."""
 GATE = 1e-4
 """Largest relative error of logits with which a time is reported."""
 
@@ -45,6 +53,7 @@ class Options:
     """What to measure."""
 
     model: Literal["Mamba", "Mamba2"] = "Mamba"
+    device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
     length: int = 512
     """Tokens of the prompt."""
@@ -53,6 +62,20 @@ class Options:
     rounds: int = 5
     rivals: tuple[str, ...] = ("transformers", "mambapy")
     """Peers to measure, where they are installed."""
+    tasks: tuple[str, ...] = ("decode", "train")
+    """What to measure on a GPU."""
+    precision: Literal["autocast", "parameters"] = "autocast"
+    """Training on a GPU with parameters in float32 under autocast, or with all in bfloat16."""
+    batch: int = 8
+    """Texts of a training step."""
+    text: int = 2048
+    """Tokens of a text of a training step."""
+    rows: tuple[int, ...] = (1, 64)
+    """Batches of decoding on a GPU."""
+    decoded: int = 128
+    """Tokens of each row in a round of decoding on a GPU."""
+    patience: float = 90
+    """Seconds after which a library on a GPU is given up, or tried on something smaller."""
     profile: bool = False
     """Print where our time goes instead."""
     json: Path | None = None
@@ -246,12 +269,67 @@ def measure(options: Options) -> list[dict]:
     return rows
 
 
+@torch.no_grad()
+def gate(ours: LanguageModel, theirs: nn.Module, precision: str) -> dict:
+    """Errors of logits against transformers in float32; ends the run where ours are wrong."""
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randint(0, ours.config.vocab_size, (1, 128), generator=generator).cuda()
+    expected = theirs_of(theirs, text)
+    state, logits = ours.prefill(text[:, :-4])[1], torch.empty(0)
+    for k in range(-4, 0):
+        logits, state = ours.step(text[:, k], state)
+    found = {
+        "float32": distance(ours_of(ours, text), expected),
+        "float32 steps": distance(logits, expected[:, -1]),
+    }
+    for name, model, call in (("ours", ours, ours_of), ("transformers", theirs, theirs_of)):
+        half = copy.deepcopy(model).bfloat16() if precision == "parameters" else model
+        cast = torch.autocast("cuda", torch.bfloat16, enabled=precision == "autocast")
+        with cast:
+            found[f"bfloat16 {name}"] = distance(call(half, text), expected)
+    print("errors of logits:", {name: f"{value:.1e}" for name, value in found.items()}, flush=True)
+    if max(found["float32"], found["float32 steps"]) > GATE32 or found["bfloat16 ours"] > GATE16:
+        raise SystemExit("our logits are not those of the model")
+    return found
+
+
+def measure_gpu(options: Options) -> list[dict]:
+    """Rows of all tasks."""
+    torch.set_float32_matmul_precision("highest")
+    config = LanguageModelConfig(
+        **SIZE,
+        layer=LayerSpec(options.model),
+        pad_vocab_size_multiple=MULTIPLES[options.model],
+    )
+    ours = LanguageModel(config, seed=0)
+    wanted = "transformers" in options.rivals and installed("transformers")
+    theirs = peer(ours, options.model) if wanted else None
+    ours, rows = ours.cuda(), []
+    if theirs is not None:
+        rows.append({"task": "gate"} | gate(ours.eval(), theirs.eval(), options.precision))
+    if "decode" in options.tasks:
+        with torch.no_grad():
+            rows += decode(options, ours, theirs)
+    if "train" in options.tasks:
+        for part in () if theirs is None else theirs.modules():
+            if hasattr(part, "use_mambapy"):
+                # Its scan does not take parameters in bfloat16.
+                part.use_mambapy = (  # pyright: ignore
+                    installed("mambapy") and options.precision == "autocast"
+                )
+        rows += train(options, ours, theirs)
+    return [{"model": options.model, "precision": options.precision} | row for row in rows]
+
+
 def machine(options: Options) -> str:
     """What the numbers were measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     found = [f"{names[0] if names else platform.machine()}, {options.threads} thread(s)"]
-    peers = [name for name in ("torch", "numba", "transformers", "mambapy") if installed(name)]
+    if options.device == "cuda":
+        found = [torch.cuda.get_device_name()]
+    names = ("torch", "triton", "numba", "transformers", "mambapy")
+    peers = [name for name in names if installed(name)]
     found += [f"{name} {importlib.metadata.version(name)}" for name in peers]
     return ", ".join([*found, f"Python {platform.python_version()}"])
 
@@ -260,6 +338,9 @@ def main(options: Options) -> None:
     """Print the table, and write the rows."""
     torch.set_num_threads(options.threads)
     print(machine(options))
+    if options.device == "cuda":
+        write(options, measure_gpu(options))
+        return
     line = "{:8}{:8}{:14}{:>10}{:>14}{:>12}{:>12}"
     print(line.format("model", "task", "way", "ms", "processor ms", "error", "to ours"))
     rows = measure(options)
@@ -267,6 +348,11 @@ def main(options: Options) -> None:
         numbers = (f"{row[name]:.1f}" for name in ("ms", "processor_ms"))
         errors = (f"{row[name]:.1e}" if name in row else "" for name in ("error", "difference"))
         print(line.format(row["model"], row["task"], row["way"], *numbers, *errors))
+    write(options, rows)
+
+
+def write(options: Options, rows: list[dict]) -> None:
+    """Append the rows to the file, if there is one."""
     if options.json and rows:
         with options.json.open("a") as file:
             file.write(json.dumps({"machine": machine(options), "rows": rows}) + "\n")

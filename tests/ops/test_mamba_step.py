@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -10,13 +11,21 @@ from torch import nn
 
 from contracts.layer_base import close, fold
 from statewise import ops
-from statewise.nn import Mamba, Mamba2
-from statewise.ops import mamba2_step, mamba_step
+from statewise.nn import Mamba, Mamba2, map_state
+from statewise.nn.fused import overwriting
+from statewise.ops import dispatch, mamba2_step, mamba_step
 
 
 def draw(*shape, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype)
+
+
+def leave_if_kernels_need_a_device(backend: str) -> None:
+    """Kernels run on CPU tensors in Triton's interpreter, which is off where a device is."""
+    refusal = dispatch._ask("mamba_step", backend, "cpu", torch.float64)[1]
+    if backend == "gpu" and refusal is not None:
+        pytest.skip(refusal)
 
 
 def moved(layer: nn.Module) -> nn.Module:
@@ -44,11 +53,14 @@ MAMBA2S = [
 LAYERS = [moved(layer) for layer in (*MAMBAS, *MAMBA2S)]
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("backend", "batch"),
+    [("reference", 1), ("reference", 3), ("cpu", 1), ("cpu", 3), ("gpu", 2)],
+)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_steps_without_gradients_are_the_sequence(layer, batch, backend, monkeypatch) -> None:
     """The small operations run while gradients are asked for, the one operator otherwise."""
+    leave_if_kernels_need_a_device(backend)
     u = draw(batch, 6, layer.d_input)
     dt = draw(batch, 6, seed=1).exp()
     mask = draw(batch, 6, seed=2) > -0.5
@@ -153,3 +165,99 @@ def test_nan_stays_in_its_row(backend) -> None:
             spoiled, _ = layer.step(u, layer.init_state(3))
             assert spoiled[1].isnan().all()
             assert torch.equal(spoiled[[0, 2]], y[[0, 2]])
+
+
+@pytest.mark.parametrize("backend", ["reference", "gpu"])
+@pytest.mark.parametrize("layer", [LAYERS[0], LAYERS[4], LAYERS[5]])
+def test_half_types_have_wide_states(layer, backend) -> None:
+    """Parameters and signals are rounded, as everywhere; what is kept from step to step is not."""
+    leave_if_kernels_need_a_device(backend)
+    half = copy.deepcopy(layer).bfloat16()
+    u = draw(2, 3, layer.d_input, dtype=torch.bfloat16)
+    state = half.init_state(2)
+    step, rest = fused(half)
+    with torch.no_grad(), ops.use_backend(backend):
+        for k in range(3):
+            y, *state = step(u[:, k], *state, weights(half), **rest)
+            assert y.dtype == torch.bfloat16
+            assert all(part.dtype == torch.float32 for part in state)
+    with torch.no_grad():
+        wide = copy.deepcopy(half).double()
+        expected, last = wide(u.double())
+    assert (y - expected[:, -1]).norm() < 2e-2 * expected[:, -1].norm()
+    assert (state[1] - last.ssm).norm() < 2e-2 * last.ssm.norm()
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu", "gpu"])
+@pytest.mark.parametrize("layer", [LAYERS[0], LAYERS[4]])
+def test_states_are_written_over_where_one_says_so(layer, backend) -> None:
+    leave_if_kernels_need_a_device(backend)
+    u, before = draw(2, layer.d_input), layer(draw(2, 4, layer.d_input, seed=3))[1]
+    before = map_state(torch.Tensor.detach, before)
+    with torch.no_grad(), ops.use_backend(backend):
+        expected = layer.step(u, before)
+        kept = map_state(torch.clone, before)
+        with overwriting():
+            y, after = layer.step(u, before)
+        assert after.ssm is before.ssm
+        assert torch.equal(y, expected[0])
+        close(after, expected[1], rtol=0, atol=0)
+        # Memory that is not in one piece is left alone.
+        spread = kept._replace(ssm=torch.stack([kept.ssm, kept.ssm], -1)[..., 0])
+        with overwriting():
+            y, after = layer.step(u, spread)
+        assert torch.equal(spread.ssm, kept.ssm)
+        assert torch.equal(y, expected[0])
+        step, rest = fused(layer)
+        with pytest.raises(ValueError, match="contiguous h"):
+            step(u, *spread, weights(layer), overwrite=True, **rest)
+
+
+def weights(layer):
+    """The parameters of a layer as the operator takes them."""
+    dtype, wide = next(layer.parameters()).dtype, copy.deepcopy(layer).double()
+    with torch.no_grad():
+        found = wide._fused_weights(draw(1, layer.d_input), wide.init_state(1))
+    return type(found)(*(None if part is None else part.to(dtype) for part in found))
+
+
+def fused(layer):
+    """The operator of a layer, and its settings."""
+    if isinstance(layer, Mamba):
+        return mamba_step, {}
+    norm = layer.norm
+    settings = {"n_groups": layer.n_groups, "dt_limit": layer.dt_limit}
+    return mamba2_step, settings | {"norm_before_gate": norm is not None and norm.norm_before_gate}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("batch", [1, 2, 64])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *LAYERS,
+        Mamba(96, dt_max=1.0, seed=2),
+        Mamba2(96, d_state=64, headdim=32, n_groups=2, dt_max=1.0, seed=2),
+        Mamba2(64, dt_max=1.0, seed=2),
+    ],
+)
+def test_on_the_device(layer, batch, dtype) -> None:
+    layer = copy.deepcopy(layer).to(dtype)
+    tolerance = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 4e-2}.get(dtype, 4e-3)
+    u = draw(batch, 4, layer.d_input, dtype=dtype)
+    scale = draw(batch, seed=5).exp()
+    with torch.no_grad():
+        expected, last = fold(
+            copy.deepcopy(layer).double(),
+            u.double(),
+            layer.double().init_state(batch),
+            dt=scale[:, None].expand(-1, 4),
+        )
+        device, state = layer.to("cuda", dtype), layer.init_state(batch)
+        for k in range(4):
+            y, state = device.step(u[:, k].cuda(), state, dt=scale.cuda())
+    assert (y.cpu() - expected[:, -1]).norm() < tolerance * expected[:, -1].norm()
+    for part, wide in zip(state, last, strict=True):
+        assert part.dtype == torch.promote_types(torch.float32, dtype)
+        assert (part.cpu() - wide).norm() <= tolerance * wide.norm()

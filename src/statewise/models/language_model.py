@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from statewise.models.captured_step import CapturedStep, EagerStep
 from statewise.models.language_config import LanguageModelConfig
 from statewise.models.sampling import Sampling
 from statewise.nn.block import Block
@@ -157,8 +158,12 @@ class LanguageModel(nn.Module):
         """Read one token of each row (B,): the logits of the next (B, V) and the state."""
         self._check_tokens(tokens, 1)
         self._check_values(tokens)
+        return self.advance(tokens, self._states(state))
+
+    def advance(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """:meth:`step` without a look at the values of tokens, which would wait for the device."""
         h, after = self._embed(tokens), []
-        for block, before in zip(self._chain, self._states(state), strict=True):
+        for block, before in zip(self._chain, state, strict=True):
             h, last = block.step(h, before)
             after.append(last)
         return self._logits(h), tuple(after)
@@ -184,6 +189,7 @@ class LanguageModel(nn.Module):
         top_p: float = 1.0,
         stop: int | Sequence[int] = (),
         seed: int | np.random.Generator = 0,
+        capture: bool | CapturedStep = False,
     ) -> Generation:
         """Continue prompts.
 
@@ -198,12 +204,15 @@ class LanguageModel(nn.Module):
             top_p: draw among the fewest most likely tokens that have this probability together.
             stop: tokens behind which a row ends.
             seed: seed of the draws, or a NumPy generator.
+            capture: decode with one CUDA graph a token, recorded here (True) or before, for as many
+                rows: :class:`CapturedStep`.
 
         Returns:
             The new tokens, their numbers, and how to go on.
 
         Raises:
-            ValueError: n below 1, an empty prompt, or settings of the draw out of range.
+            ValueError: n below 1, an empty prompt, settings of the draw out of range, or a record
+                that cannot be made or is for another number of rows.
         """
         if n < 1:
             raise ValueError(f"generate makes at least 1 token; given n = {n}")
@@ -211,20 +220,26 @@ class LanguageModel(nn.Module):
         rng = np.random.default_rng(seed)
         ends = [stop] if isinstance(stop, int) else list(stop)
         ends = torch.tensor(ends, dtype=torch.long, device=tokens.device)
+        step = CapturedStep(self, tokens.shape[0]) if capture is True else capture
+        step = step or EagerStep(self)
         logits, state = self.prefill(tokens, state, mask=mask, lengths=lengths)
+        step.load(state)
         done = torch.zeros(tokens.shape[0], dtype=torch.bool, device=tokens.device)
         count, made = done.long(), []
-        while len(made) < n and not bool(done.all()):
+        while len(made) < n and not (len(ends) and bool(done.all())):
             new = sampling.draw(logits[:, : self.config.vocab_size], rng)
-            new = torch.where(done, made[-1] if made else new, new)
-            made.append(new)
             count = count + ~done
-            after = self.step(new, state)
-            if bool(done.any()):
-                after = map_state(lambda a, b, held=done: _hold(held, a, b), after, (logits, state))
-            logits, state = after
+            if not (len(ends) and bool(done.any())):
+                logits = step(new)
+            else:
+                new = torch.where(done, made[-1], new)
+                before = (logits.clone(), step.save())
+                after = (step(new), step.save())
+                logits, state = map_state(lambda a, b, held=done: _hold(held, a, b), after, before)
+                step.load(state)
+            made.append(new)
             done = done | torch.isin(new, ends)
-        return Generation(torch.stack(made, 1), count, logits, state)
+        return Generation(torch.stack(made, 1), count, logits.clone(), step.save())
 
     @classmethod
     def from_pretrained(
@@ -295,7 +310,7 @@ class LanguageModel(nn.Module):
         head = self.embedding if self.lm_head is None else self.lm_head
         weight = cast(Tensor, head.weight)
         h = self.norm_f(h).to(weight.dtype)
-        if h.ndim == 2 and fuses(h, (), (weight,)):
+        if h.ndim == 2 and not h.is_cuda and fuses(h, (), (weight,)):
             return matvec(h, weight)
         return nn.functional.linear(h, weight)
 

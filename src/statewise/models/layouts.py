@@ -16,7 +16,7 @@ from statewise.models.hybrids import read_hybrid, write_hybrid
 from statewise.models.language_config import LanguageModelConfig
 from statewise.nn.layer_spec import LayerSpec
 from statewise.nn.mamba import Mamba
-from statewise.nn.mamba2 import Mamba2
+from statewise.nn.mamba2 import Mamba2, usual_headdim
 from statewise.nn.specs import Selective
 
 LAYOUTS = ("state-spaces", "transformers")
@@ -140,7 +140,12 @@ def write_layout(config: LanguageModelConfig, layout: str) -> dict[str, Any]:
     if kind not in _KINDS:
         raise ValueError(f"the public layouts hold Mamba and Mamba2; given {kind}")
     write = _write_transformers if layout == "transformers" else _write_state_spaces
-    return write(config, kind, {**_defaults(kind), **config.layer.options})
+    options = {**_defaults(kind), **config.layer.options}
+    if kind == "Mamba2" and options["headdim"] is None:
+        inner = int(options["expand"] * config.d_model)
+        width = inner if options["d_ssm"] is None else options["d_ssm"]
+        options["headdim"] = usual_headdim(width, options["n_groups"])
+    return write(config, kind, options)
 
 
 def _defaults(kind: str) -> dict[str, Any]:

@@ -51,9 +51,9 @@ class Sampling:
 
         The uniform numbers come from ``rng``, so the draw does not depend on the device.
         """
-        p = self.probabilities(logits)
         if self.temperature == 0:
-            return p.argmax(-1)
+            return logits.argmax(-1)
+        p = self.probabilities(logits)
         uniform = torch.from_numpy(rng.random(p.shape[0])).to(p.device)
         total = p.cumsum(-1)
         chosen = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)

@@ -2,36 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
 
+from statewise.ops.gpu import FLOATS
+from statewise.ops.precision import accumulation_dtype
+
 MOST_ROWS = 4
-"""Rows from which on products of whole matrices are faster."""
+"""Rows from which on products of whole matrices are faster on the CPU."""
+
+_overwriting: ContextVar[bool] = ContextVar("statewise_overwriting", default=False)
 
 
-def fuses(u: Tensor, maps: tuple[nn.Module | None, ...], tensors: Iterable[Tensor | None]) -> bool:
-    """Whether a sample u (B, D) may take the fused step: few rows on the CPU, without gradients.
+@contextmanager
+def overwriting() -> Iterator[None]:
+    """Let fused steps write the next states over those they read, here and in this thread."""
+    token = _overwriting.set(True)
+    try:
+        yield
+    finally:
+        _overwriting.reset(token)
+
+
+def overwrites(*states: Tensor) -> bool:
+    """Whether a fused step writes over these states: :func:`overwriting` is on, and it can."""
+    return _overwriting.get() and all(state.is_contiguous() for state in states)
+
+
+def fuses(
+    u: Tensor,
+    maps: tuple[nn.Module | None, ...],
+    tensors: Iterable[Tensor | None],
+    states: Iterable[Tensor] = (),
+) -> bool:
+    """Whether a sample u (B, D) may take the fused step: without gradients, on the CPU few rows.
 
     Args:
         u: the sample.
         maps: modules that must be plain linear maps which nobody watches.
-        tensors: states and parameters, which must be plain tensors of the type of u.
+        tensors: parameters, which must be plain tensors of the type of u.
+        states: states, plain tensors of the type in which u is accumulated.
     """
-    dtype, asked = u.dtype, torch.is_grad_enabled()
-    if u.shape[0] > MOST_ROWS or dtype not in (torch.float32, torch.float64):
+    dtype, device, asked = u.dtype, u.device.type, torch.is_grad_enabled()
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(device):
         return False
-    if torch.compiler.is_compiling() or u.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    if device == "cpu":
+        if u.shape[0] > MOST_ROWS or dtype not in (torch.float32, torch.float64):
+            return False
+    elif device != "cuda" or dtype not in FLOATS:
         return False
     for one in maps:
         if type(one) is not nn.Linear or one._forward_hooks or one._forward_pre_hooks:
             return False
-    for one in (u, *tensors):
-        if one is None:
-            continue
-        if type(one) not in (Tensor, nn.Parameter) or one.dtype is not dtype:
-            return False
-        if asked and one.requires_grad:
-            return False
+    wide = accumulation_dtype(dtype)
+    for group, kind in (((u, *tensors), dtype), (states, wide)):
+        for one in group:
+            if one is None:
+                continue
+            if type(one) not in (Tensor, nn.Parameter) or one.dtype is not kind:
+                return False
+            if asked and one.requires_grad:
+                return False
     return True

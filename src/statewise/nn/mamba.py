@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from statewise.nn.contract import State, check_sample, mask_input, valid_steps
-from statewise.nn.fused import fuses
+from statewise.nn.fused import fuses, overwrites
 from statewise.nn.poles import draw_log_steps
 from statewise.nn.recurrence import Recurrence
 from statewise.nn.short_conv import ShortConv
@@ -148,6 +148,12 @@ class Mamba(Recurrence):
         self.D = nn.Parameter(torch.ones(inner, dtype=dtype))
         self.out_proj = linear(inner, d_model, rng, bias=bias)
 
+    @property
+    def packed(self) -> dict[str, tuple[tuple[str, int], ...]]:
+        """Which rows of a weight are of which kind, see :func:`~statewise.nn.mup_groups`."""
+        kinds = ("matrix", "selective B", "selective C")
+        return {"x_proj.weight": tuple(zip(kinds, self._widths, strict=True))}
+
     def init_state(self, batch: int) -> MambaState:
         """The state of rest: an empty window and h = 0."""
         window = self.rest(batch, self.conv1d.width - 1, self.d_inner)
@@ -160,9 +166,14 @@ class Mamba(Recurrence):
         check_sample(self, u, dt, mask)
         weights = self._fused_weights(u, state)
         if weights is not None:
-            scale = None if dt is None else dt.to(u.dtype)
-            u = mask_input(u, mask)
-            y, *after = mamba_step(u, state.conv, state.ssm, weights, scale=scale)
+            y, *after = mamba_step(
+                mask_input(u, mask),
+                state.conv,
+                state.ssm,
+                weights,
+                scale=None if dt is None else dt.to(state.ssm.dtype),
+                overwrite=overwrites(state.ssm),
+            )
             return y, MambaState(*after)
         return super().step(u, state, dt=dt, mask=mask)
 
@@ -196,7 +207,7 @@ class Mamba(Recurrence):
         )
         fits = state.ssm.shape == (rows, self.d_inner, self.d_state)
         fits = fits and state.conv.shape == (rows, conv.width - 1, self.d_inner)
-        if fits and fuses(u, (enter, draw, steps, leave), (*state, *weights)):
+        if fits and fuses(u, (enter, draw, steps, leave), weights, state):
             return weights
         return None
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from statewise.nn.contract import State, check_sample, mask_input, valid_steps
-from statewise.nn.fused import fuses
+from statewise.nn.fused import fuses, overwrites
 from statewise.nn.mamba import draw_step_bias, step_scale
 from statewise.nn.recurrence import Recurrence
 from statewise.nn.short_conv import ShortConv
@@ -117,8 +117,7 @@ class Mamba2(Recurrence):
         inner = int(expand * d_model)
         width = inner if d_ssm is None else d_ssm
         if headdim is None:
-            per_group = width // max(n_groups, 1)
-            headdim = max((p for p in range(1, 65) if per_group % p == 0), default=64)
+            headdim = usual_headdim(width, n_groups)
         sizes = {
             "d_model": d_model,
             "d_state": d_state,
@@ -152,6 +151,18 @@ class Mamba2(Recurrence):
             self.norm = GatedRMSNorm(width, n_groups, norm_before_gate, norm_eps)
         self.out_proj = linear(inner, d_model, rng, bias=bias)
 
+    @property
+    def packed(self) -> dict[str, tuple[tuple[str, int], ...]]:
+        """Which rows of a weight are of which kind, see :func:`~statewise.nn.mup_groups`."""
+        beside, states = 2 * self._widths[0], self.n_groups * self.d_state
+        parts = (
+            ("matrix", beside + 2 * self.d_ssm),
+            ("selective B", states),
+            ("selective C", states),
+            ("matrix", self.n_heads),
+        )
+        return {"in_proj.weight": parts}
+
     def init_state(self, batch: int) -> Mamba2State:
         """The state of rest: an empty window, and h = 0 or as trained."""
         h = self.rest(batch, self.n_heads, self.headdim, self.d_state)
@@ -175,7 +186,8 @@ class Mamba2(Recurrence):
                 norm_before_gate=self.norm is not None and self.norm.norm_before_gate,
                 eps=1e-5 if self.norm is None else self.norm.eps,
                 dt_limit=self.dt_limit,
-                scale=None if dt is None else dt.to(u.dtype),
+                scale=None if dt is None else dt.to(state.ssm.dtype),
+                overwrite=overwrites(state.ssm),
             )
             return y, Mamba2State(*after)
         return super().step(u, state, dt=dt, mask=mask)
@@ -210,7 +222,7 @@ class Mamba2(Recurrence):
         )
         fits = state.ssm.shape == (rows, self.n_heads, self.headdim, self.d_state)
         fits = fits and state.conv.shape == (rows, conv.width - 1, conv.channels)
-        if fits and fuses(u, (enter, leave), (*state, *weights)):
+        if fits and fuses(u, (enter, leave), weights, state):
             return weights
         return None
 
@@ -263,6 +275,12 @@ class Mamba2(Recurrence):
         heads = C.to(rest.dtype).repeat_interleave(self.n_heads // self.n_groups, dim=2)
         trace = torch.einsum("hpn,blhn->blhp", rest, heads) * w.unsqueeze(-1)
         return trace, last[..., None, None] * rest
+
+
+def usual_headdim(d_ssm: int, n_groups: int) -> int:
+    """Channels of a head where none are given: 64, or the next smaller number that fits."""
+    per_group = d_ssm // max(n_groups, 1)
+    return max((p for p in range(1, 65) if per_group % p == 0), default=64)
 
 
 class GatedRMSNorm(nn.Module):

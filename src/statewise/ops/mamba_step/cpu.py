@@ -48,7 +48,12 @@ def _product(x: np.ndarray, weight: Tensor, bias: Tensor | None) -> np.ndarray:
 
 
 def mamba(
-    u: Tensor, window: Tensor, h: Tensor, weights: MambaWeights, scale: Tensor | None
+    u: Tensor,
+    window: Tensor,
+    h: Tensor,
+    weights: MambaWeights,
+    scale: Tensor | None,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`~statewise.ops.mamba_step`."""
     p, batch = weights, u.shape[0]
@@ -56,7 +61,7 @@ def mamba(
     rank, states = p.dt_weight.shape[1], p.A_log.shape[1]
     entered = _product(_flat(u), p.in_weight, p.in_bias)
     y = np.empty(batch * channels, entered.dtype)
-    last, after = u.new_empty(window.shape), u.new_empty(h.shape)
+    last, after = u.new_empty(window.shape), h if overwrite else u.new_empty(h.shape)
     _kernels.mamba(
         *(entered, _flat(window), _flat(h), _flat(p.conv_weight), *_optional(p.conv_bias, entered)),
         *(_flat(p.x_weight), _flat(p.dt_weight), _flat(p.dt_bias), _flat(p.A_log), _flat(p.D)),
@@ -77,6 +82,7 @@ def mamba2(
     eps: float,
     dt_limit: tuple[float, float],
     scale: Tensor | None,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`~statewise.ops.mamba2_step`."""
     p = weights
@@ -86,7 +92,7 @@ def mamba2(
     beside = wide - heads * width
     entered = _product(_flat(u), p.in_weight, p.in_bias)
     y = np.empty(batch * wide, entered.dtype)
-    last, after = u.new_empty(window.shape), u.new_empty(h.shape)
+    last, after = u.new_empty(window.shape), h if overwrite else u.new_empty(h.shape)
     _kernels.mamba2(
         *(entered, _flat(window), _flat(h), _flat(p.conv_weight), *_optional(p.conv_bias, entered)),
         *(_flat(p.dt_bias), _flat(p.A_log), _flat(p.D), *_optional(p.norm_weight, entered)),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from statewise.ops import dispatch
 from statewise.ops.arguments import check_shape, floating, require_tensors
+from statewise.ops.precision import accumulation_dtype
 
 OP = "mamba_step"
 
@@ -17,7 +18,7 @@ dispatch.register(
     OP,
     reference="statewise.ops.mamba_step.reference",
     cpu="statewise.ops.mamba_step.cpu",
-    gpu="statewise.ops.mamba_step.reference",
+    gpu="statewise.ops.mamba_step.gpu",
 )
 
 
@@ -80,7 +81,13 @@ class Mamba2Weights(NamedTuple):
 
 
 def mamba_step(
-    u: Tensor, window: Tensor, h: Tensor, weights: MambaWeights, *, scale: Tensor | None = None
+    u: Tensor,
+    window: Tensor,
+    h: Tensor,
+    weights: MambaWeights,
+    *,
+    scale: Tensor | None = None,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One sample of a Mamba layer: h ← e^{ΔA} h + Δ x B, out = W_out ((C h + D ⊙ x) ⊙ silu(z)).
 
@@ -91,8 +98,10 @@ def mamba_step(
         u: inputs (B, K).
         window: the W − 1 inputs of the convolution before, (B, W − 1, I), oldest first.
         h: states (B, I, N).
-        weights: the parameters, all of one type, float32 or float64, that of u, window and h.
-        scale: factor of Δ, (B,), or None for 1.
+        weights: the parameters, all of the type of u; window and h have that type too, or float32
+            where it is a half type.
+        scale: factor of Δ, (B,), in the type of h, or None for 1.
+        overwrite: write the next states over h, which then must be contiguous, and return it.
 
     Returns:
         Outputs (B, K), the next window and the next states.
@@ -103,7 +112,8 @@ def mamba_step(
 
     Source: Gu and Dao, Mamba (2312.00752), algorithm 2.
     """
-    _check_types("mamba_step", u, window, h, scale, *weights)
+    _check_types("mamba_step", u, (window, h, scale), weights)
+    _check_overwritten("mamba_step", h, overwrite)
     name, (batch, inner) = "mamba_step", u.shape
     channels, taps = weights.conv_weight.shape
     rank, states = weights.dt_weight.shape[1], weights.A_log.shape[1]
@@ -123,7 +133,8 @@ def mamba_step(
     given = {"window": window, "h": h, "scale": scale}
     sizes = {"window": (batch, taps - 1, channels), "h": (batch, channels, states)}
     _check_shapes(name, given, sizes | {"scale": (batch,)}, weights.conv_weight)
-    return dispatch.select(OP, u.device.type, u.dtype).mamba(u, window, h, weights, scale)
+    backend = dispatch.select(OP, u.device.type, u.dtype)
+    return backend.mamba(u, window, h, weights, scale, overwrite)
 
 
 def mamba2_step(
@@ -137,6 +148,7 @@ def mamba2_step(
     eps: float = 1e-5,
     dt_limit: tuple[float, float] = (0.0, math.inf),
     scale: Tensor | None = None,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One sample of a Mamba-2 layer: h ← e^{ΔA} h + Δ x Bᵀ, out = W_out norm((h C + D ⊙ x), z).
 
@@ -148,12 +160,14 @@ def mamba2_step(
         u: inputs (B, K).
         window: the W − 1 inputs of the convolution before, (B, W − 1, S + 2 G N), oldest first.
         h: states (B, H, P, N).
-        weights: the parameters, all of one type, float32 or float64, that of u, window and h.
+        weights: the parameters, all of the type of u; window and h have that type too, or float32
+            where it is a half type.
         n_groups: G.
         norm_before_gate: whether the normalised y is gated, instead of the gated one normalised.
         eps: added to the mean square.
         dt_limit: least and largest Δ.
-        scale: factor of Δ, (B,), or None for 1.
+        scale: factor of Δ, (B,), in the type of h, or None for 1.
+        overwrite: write the next states over h, which then must be contiguous, and return it.
 
     Returns:
         Outputs (B, K), the next window and the next states.
@@ -165,7 +179,8 @@ def mamba2_step(
     Source: Dao and Gu, Transformers are SSMs (2405.21060), section 7.
     """
     name = "mamba2_step"
-    _check_types(name, u, window, h, scale, *weights)
+    _check_types(name, u, (window, h, scale), weights)
+    _check_overwritten(name, h, overwrite)
     if h.dim() != 4 or n_groups < 1 or h.shape[1] % n_groups:
         raise ValueError(
             f"{name}: h has shape {tuple(h.shape)}; it must be (B, H, P, N), with n_groups = "
@@ -193,26 +208,44 @@ def mamba2_step(
     sizes = {"window": (batch, taps - 1, mixed), "h": (batch, *h.shape[1:]), "scale": (batch,)}
     _check_shapes(name, {"window": window, "h": h, "scale": scale}, sizes, weights.conv_weight)
     backend = dispatch.select(OP, u.device.type, u.dtype)
-    return backend.mamba2(u, window, h, weights, n_groups, norm_before_gate, eps, dt_limit, scale)
+    return backend.mamba2(
+        u, window, h, weights, n_groups, norm_before_gate, eps, dt_limit, scale, overwrite
+    )
 
 
-def _check_types(name: str, u: Tensor, *others: Tensor | None) -> None:
+def _check_types(
+    name: str, u: Tensor, states: tuple[Tensor | None, ...], weights: tuple[Tensor | None, ...]
+) -> None:
     require_tensors(name, u=u)
-    floating(name, "u", u, (torch.float32, torch.float64))
+    floating(name, "u", u)
     if u.dim() != 2:
         raise ValueError(f"{name}: u has shape {tuple(u.shape)}; it must be (B, K)")
     asked = torch.is_grad_enabled()
-    for one in (u, *others):
-        if one is None:
-            continue
-        if one.dtype is not u.dtype:
-            raise TypeError(
-                f"{name}: u is {u.dtype}, and another tensor {one.dtype}; they must be equal"
-            )
-        if asked and one.requires_grad:
-            raise ValueError(
-                f"{name} has no gradient, and one is asked for; call it under torch.no_grad()"
-            )
+    kinds = (
+        ("states", states, accumulation_dtype(u.dtype)),
+        ("weights", (u, *weights), u.dtype),
+    )
+    for label, group, dtype in kinds:
+        for one in group:
+            if one is None:
+                continue
+            if one.dtype is not dtype:
+                raise TypeError(
+                    f"{name}: u is {u.dtype}, and one of the {label} {one.dtype}; it must be "
+                    f"{dtype}"
+                )
+            if asked and one.requires_grad:
+                raise ValueError(
+                    f"{name} has no gradient, and one is asked for; call it under torch.no_grad()"
+                )
+
+
+def _check_overwritten(name: str, h: Tensor, overwrite: bool) -> None:
+    if overwrite and not h.is_contiguous():
+        raise ValueError(
+            f"{name} writes over a contiguous h alone; given strides {h.stride()} for "
+            f"{tuple(h.shape)}"
+        )
 
 
 def _check_shapes(

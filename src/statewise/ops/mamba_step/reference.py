@@ -21,13 +21,24 @@ def _convolved(
     x: Tensor, window: Tensor, taps: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """silu(Σ_k w_k ⊙ x_{t−k} + bias) (B, D), and the next window."""
-    joined = torch.cat([window, x.unsqueeze(1)], 1)
+    joined = torch.cat([window, x.unsqueeze(1).to(window.dtype)], 1)
     total = (joined * taps.mT).sum(1)
-    return silu(total if bias is None else total + bias), joined[:, 1:].clone()
+    # Rounded as the convolution of a sequence rounds it.
+    y = silu(total if bias is None else total + bias).to(x.dtype)
+    return y, joined[:, 1:].clone()
+
+
+def _placed(after: Tensor, h: Tensor, overwrite: bool) -> Tensor:
+    return h.copy_(after) if overwrite else after
 
 
 def mamba(
-    u: Tensor, window: Tensor, h: Tensor, weights: MambaWeights, scale: Tensor | None
+    u: Tensor,
+    window: Tensor,
+    h: Tensor,
+    weights: MambaWeights,
+    scale: Tensor | None,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`~statewise.ops.mamba_step`."""
     p = weights
@@ -35,13 +46,14 @@ def mamba(
     x, window = _convolved(x, window, p.conv_weight, p.conv_bias)
     rank, states = p.dt_weight.shape[1], p.A_log.shape[1]
     step, B, C = linear(x, p.x_weight).split([rank, states, states], -1)
-    delta = softplus(linear(step, p.dt_weight, p.dt_bias))
+    wide = h.dtype
+    delta = softplus(linear(step.to(wide), p.dt_weight.to(wide), p.dt_bias.to(wide)))
     if scale is not None:
         delta = delta * scale.unsqueeze(-1)
-    decay = torch.exp(-delta.unsqueeze(-1) * torch.exp(p.A_log))
-    h = decay * h + (delta * x).unsqueeze(-1) * B.unsqueeze(1)
-    y = ((h * C.unsqueeze(1)).sum(-1) + p.D * x) * silu(z)
-    return linear(y, p.out_weight, p.out_bias), window, h
+    decay = torch.exp(-delta.unsqueeze(-1) * torch.exp(p.A_log.to(wide)))
+    h = _placed(decay * h + (delta * x).unsqueeze(-1) * B.unsqueeze(1), h, overwrite)
+    y = ((h * C.unsqueeze(1)).sum(-1) + p.D.to(wide) * x) * silu(z.to(wide))
+    return linear(y.to(u.dtype), p.out_weight, p.out_bias), window, h
 
 
 def mamba2(
@@ -54,6 +66,7 @@ def mamba2(
     eps: float,
     dt_limit: tuple[float, float],
     scale: Tensor | None,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`~statewise.ops.mamba2_step`."""
     p = weights
@@ -69,12 +82,13 @@ def mamba2(
         part.unflatten(-1, (n_groups, states)).repeat_interleave(heads // n_groups, dim=1)
         for part in (B, C)
     )
+    z, step = z.to(h.dtype), step.to(h.dtype)
     delta = softplus(step + p.dt_bias).clamp(*dt_limit)
     if scale is not None:
         delta = delta * scale.unsqueeze(-1)
-    decay = torch.exp(-delta * torch.exp(p.A_log))
-    h = decay[..., None, None] * h + (delta.unsqueeze(-1) * x).unsqueeze(-1) * B.unsqueeze(2)
-    D = p.D.view(heads, -1)
+    decay = torch.exp(-delta * torch.exp(p.A_log.to(h.dtype)))
+    after = decay[..., None, None] * h + (delta.unsqueeze(-1) * x).unsqueeze(-1) * B.unsqueeze(2)
+    h, D = _placed(after, h, overwrite), p.D.to(h.dtype).view(heads, -1)
     y = ((h * C.unsqueeze(2)).sum(-1) + D * x).flatten(1)
     if p.norm_weight is None or not norm_before_gate:
         y = y * silu(z)
@@ -83,5 +97,5 @@ def mamba2(
         y = (groups * torch.rsqrt(groups.square().mean(-1, keepdim=True) + eps)).flatten(1)
         y = y * p.norm_weight
         y = y * silu(z) if norm_before_gate else y
-    y = torch.cat([silu(gate) * value, y], -1)
+    y = torch.cat([silu(gate) * value, y.to(u.dtype)], -1)
     return linear(y, p.out_weight, p.out_bias), window, h
