@@ -13,10 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statewise._config import from_dict, to_dict
-from statewise.lti import ZOH, Bilinear, Euler, Trapezoid
-from statewise.lti.functions import complex_exp, phi1
+from statewise.lti import FOH, ZOH, BackwardEuler, Bilinear, Euler, Impulse, Trapezoid
+from statewise.lti.functions import complex_exp, phi1, phi2
 
-RULES = [ZOH(), Bilinear(), Euler(), Trapezoid()]
+RULES = [
+    ZOH(),
+    FOH(),
+    Bilinear(),
+    Bilinear(prewarp=2.5),
+    Euler(),
+    BackwardEuler(),
+    Trapezoid(),
+    Impulse(),
+]
 COMPLEX = torch.tensor([-0.5 + 3.0j, -2.0 - 1.0j, -0.1 + 0.0j], dtype=torch.complex128)
 REAL = torch.tensor([-0.5, -2.0, -7.0], dtype=torch.float64)
 
@@ -47,7 +56,7 @@ def test_zoh_is_the_matrix_exponential(poles: torch.Tensor, dt: float) -> None:
         assert abs(gain[k].item() - augmented[0, 1]) < 3e-14 * max(1, dt)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_short_steps_integrate(rule) -> None:
     dt = 1e-9
     a, gain, previous = rule(COMPLEX, step(dt))
@@ -66,6 +75,40 @@ def test_phi1_keeps_its_digits() -> None:
     np.testing.assert_allclose(found, exact_phi1(-size + 0j).real.astype(float), rtol=2e-14)
     single = phi1(torch.from_numpy(-size).float()).numpy()
     np.testing.assert_allclose(single, found, rtol=1e-6)
+
+
+def test_phi2_keeps_its_digits() -> None:
+    rng = np.random.default_rng(0)
+    size = 10 ** rng.uniform(-14, 1, 4000)
+    z = -size * np.exp(1j * rng.uniform(-np.pi / 2, np.pi / 2, 4000))
+    wide = z.astype(np.clongdouble)
+    term, series = np.full_like(wide, 0.5), np.full_like(wide, 0.5)
+    for k in range(3, 60):
+        term = term * wide / k
+        series = series + term
+    exact = np.where(np.abs(z) < 2, series, (exact_phi1(z) - 1) / wide)
+    found = phi2(torch.from_numpy(z)).numpy()
+    np.testing.assert_allclose(found, exact.astype(complex), rtol=2e-14, atol=1e-15)
+    poles = torch.tensor([-1 + 0.5j, -0.1 - 1j, 3j], dtype=torch.complex128, requires_grad=True)
+    assert torch.autograd.gradcheck(phi2, poles, eps=1e-7, atol=1e-6)
+
+
+def test_foh_is_exact_for_a_linear_input() -> None:
+    pole, dt = -0.3 + 1.1j, 0.7
+    found = FOH()(torch.tensor([pole], dtype=torch.complex128), step(dt))
+    assert found.gain_previous is not None
+    x = found.gain.item() * 2.0 + found.gain_previous.item() * 0.5
+    ramp = scipy.integrate.solve_ivp(
+        lambda t, z: pole * z + 0.5 + 1.5 * t / dt, (0, dt), [0j], rtol=1e-11, atol=1e-12
+    )
+    assert abs(x - ramp.y[0, -1]) < 1e-9
+
+
+def test_a_trained_step_beyond_the_prewarped_frequency_stays_stable() -> None:
+    rule = Bilinear(prewarp=2.0)
+    below, above = (rule(COMPLEX, step(dt)) for dt in (0.95 * np.pi / 2, 50.0))
+    torch.testing.assert_close(above.a, below.a)
+    assert (above.a.abs() < 1).all()
 
 
 def test_phi1_and_its_slope_at_zero() -> None:
@@ -99,7 +142,7 @@ def test_complex_exp_has_gradients_through_the_underflow(dtype, low: int, count:
         assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("rule", RULES, ids=repr)
 @settings(max_examples=60, deadline=None)
 @given(
     log_decay=st.floats(-3, 5),
@@ -140,7 +183,17 @@ def test_bilinear_kernel_is_the_zoh_kernel_to_second_order(poles: torch.Tensor) 
         assert ((coarse / fine > 3.8) & (coarse / fine < 4.2)).all()
 
 
-@pytest.mark.parametrize(("rule", "order"), [(Trapezoid(), 2), (Euler(), 1), (ZOH(), 1)])
+@pytest.mark.parametrize(
+    ("rule", "order"),
+    [
+        (Trapezoid(), 2),
+        (FOH(), 2),
+        (Euler(), 1),
+        (BackwardEuler(), 1),
+        (ZOH(), 1),
+        (Impulse(), 1),
+    ],
+)
 def test_order_of_convergence(rule, order: int) -> None:
     """x' = λ x + sin ωt from x(0) = 0, whose solution is known."""
     pole, omega, horizon = -0.7 + 2.0j, 1.3, 4.0
@@ -179,7 +232,7 @@ def test_zoh_is_exact_for_a_held_input() -> None:
         assert abs(x - y) < 1e-9
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_steps_broadcast(rule) -> None:
     dt = torch.tensor([[0.1], [0.7]], dtype=torch.float64)
     found = rule(COMPLEX, dt)

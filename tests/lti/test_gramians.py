@@ -8,6 +8,7 @@ import torch
 from lti_systems import card_system, stable
 
 from statewise.lti import (
+    Bilinear,
     DiagonalForm,
     StateSpace,
     controllability_factor,
@@ -84,7 +85,7 @@ def test_values_do_not_depend_on_the_states_or_the_map_of_time(dt) -> None:
     expected = hankel_singular_values(system)
     torch.testing.assert_close(hankel_singular_values(system.transform(T)), expected)
     if dt is None:
-        mapped = to_discrete(system, 0.7, "bilinear")
+        mapped = to_discrete(system, 0.7, Bilinear())
         torch.testing.assert_close(hankel_singular_values(mapped), expected)
 
 

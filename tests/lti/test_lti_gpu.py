@@ -7,6 +7,8 @@ import torch
 from lti_systems import stable
 
 from statewise.lti import (
+    FOH,
+    Bilinear,
     balanced_truncation,
     continuous_riccati,
     controllability_gramian,
@@ -77,10 +79,10 @@ def test_numbers_are_those_of_the_cpu(dt, batch) -> None:
     if dt:
         systems += [
             lambda s: from_updated(to_updated(s)),
-            lambda s: to_continuous(s, "bilinear"),
+            lambda s: to_continuous(s, Bilinear()),
         ]
     else:
-        systems += [lambda s: to_discrete(s, 0.1, "foh")]
+        systems += [lambda s: to_discrete(s, 0.1, FOH())]
     if not batch:
         systems += [minimal_realisation, lambda s: modal_truncation(s, 3, match_dc=True).system]
         systems += [lambda s: h2_reduction(s, 2).system]

@@ -9,6 +9,7 @@ import torch
 from lti_systems import card_system, stable
 
 from statewise.lti import (
+    Bilinear,
     StateSpace,
     ZeroPoleGain,
     frequency_response,
@@ -121,7 +122,7 @@ def test_batches_and_the_map_of_time() -> None:
     assert found.lower.shape == (2, 2)
     single = hinf_norm(system[1, 0])
     assert single.lower == found.lower[1, 0]
-    mapped = hinf_norm(to_discrete(system, 0.4, "bilinear"))
+    mapped = hinf_norm(to_discrete(system, 0.4, Bilinear()))
     torch.testing.assert_close(mapped.lower, found.lower, rtol=2e-8, atol=0)
 
 

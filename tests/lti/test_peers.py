@@ -8,6 +8,9 @@ import torch
 from lti_systems import same_map, stable
 
 from statewise.lti import (
+    FOH,
+    ZOH,
+    Bilinear,
     StateSpace,
     append,
     dc_gain,
@@ -89,12 +92,12 @@ def test_responses_are_those_of_control(dt) -> None:
 
 def test_conversions_of_time_are_those_of_control() -> None:
     system = stable(4, dt=None)
-    for rule in ("zoh", "bilinear", "foh"):
-        peer = control.c2d(to_control(system), 0.2, rule)
+    for rule, name in ((ZOH(), "zoh"), (Bilinear(), "bilinear"), (FOH(), "foh")):
+        peer = control.c2d(to_control(system), 0.2, name)
         same_map(to_discrete(system, 0.2, rule), from_control(peer), 1e-10)
         same_map(to_continuous(from_control(peer), rule), system, 1e-9)
     peer = control.c2d(to_control(system), 0.5, "bilinear", prewarp_frequency=2.0)
-    same_map(to_discrete(system, 0.5, "bilinear", prewarp=2.0), from_control(peer), 1e-10)
+    same_map(to_discrete(system, 0.5, Bilinear(prewarp=2.0)), from_control(peer), 1e-10)
 
 
 def test_regulators_are_those_of_control() -> None:

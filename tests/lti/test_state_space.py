@@ -10,6 +10,8 @@ import torch
 from lti_systems import points, same_map, stable, values
 
 from statewise.lti import (
+    FOH,
+    Bilinear,
     StateSpace,
     balanced_truncation,
     controllability_gramian,
@@ -153,7 +155,7 @@ def test_everything_works_without_states(dt, batch) -> None:
         weighted_truncation(gain, 0, input_weight=stable(2, 3, 3, dt=dt)).system,
     ]
     if dt is None:
-        same.append(to_discrete(gain, 0.1, "foh"))
+        same.append(to_discrete(gain, 0.1, FOH()))
     else:
         same += [to_continuous(gain), from_updated(to_updated(gain))]
         assert from_updated(to_updated(gain, augment=True)).n_states == 2
@@ -196,7 +198,7 @@ def test_single_precision_stays(dt, complex_valued) -> None:
         gap = (found - expected).abs().max() / expected.abs().max()
         assert gap < 1e-4
     for build in (
-        lambda s: to_continuous(s, "bilinear") if dt else to_discrete(s, 0.1),
+        lambda s: to_continuous(s, Bilinear()) if dt else to_discrete(s, 0.1),
         lambda s: to_continuous(s) if dt and complex_valued else s,
         minimal_realisation,
         lambda s: modal_truncation(s, 3).system,

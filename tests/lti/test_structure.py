@@ -21,6 +21,7 @@ from statewise.lti import (
     observability_matrix,
     poles,
     series,
+    stack,
     to_zpk,
     transmission_zeros,
 )
@@ -72,8 +73,30 @@ def test_zeros_at_infinity_and_hidden_ones() -> None:
     assert len(transmission_zeros(integrators)) == 0
     hidden = StateSpace(torch.diag(torch.tensor([0.5, 0.3])), [[1.0], [0.0]], [[1.0, 1.0]], dt=1.0)
     np.testing.assert_allclose(transmission_zeros(hidden), [0.3], atol=1e-12)
-    with pytest.raises(ValueError, match="works on one system"):
-        transmission_zeros(stable(2, batch=(2,)))
+
+
+def test_batches_are_worked_on_one_by_one() -> None:
+    systems = stable(5, 2, 2, batch=(2, 3))
+    found = transmission_zeros(systems)
+    assert found.shape == (2, 3, 5)
+    torch.testing.assert_close(found[1, 2], transmission_zeros(systems[1, 2]))
+    lag, lead = (
+        from_zpk(ZeroPoleGain([], [0.2, 0.1], 1.0, 1.0)),
+        from_zpk(ZeroPoleGain([0.4, 0.7], [0.2, 0.1], 1.0, 1.0)),
+    )
+    both = transmission_zeros(stack([lag, lead]))
+    assert both.shape == (2, 2)
+    assert both[0].isnan().all()
+    np.testing.assert_allclose(in_order(both[1]), [0.4, 0.7], atol=1e-12)
+    doubled = series(systems, StateSpace.gain(torch.eye(2), 1.0)) + systems
+    small = minimal_realisation(doubled, tolerance=1e-9)
+    assert small.batch_shape == (2, 3)
+    assert small.n_states == 5
+    same_map(small, doubled)
+    with pytest.raises(ValueError, match=r"minimal realisations of \[1, 2\] states"):
+        minimal_realisation(stack([lead, from_zpk(ZeroPoleGain([0.4], [0.4, 0.1], 1.0, 1.0))]))
+    with pytest.raises(ValueError, match=r"batch of shape \(0,\) holds no system"):
+        transmission_zeros(stable(2, batch=(0,)))
 
 
 def test_zeros_poles_and_gain_round_trip() -> None:

@@ -11,9 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lti_systems import card_system, stable
 
+from statewise._config import from_dict, to_dict
 from statewise.lti import (
     CVA,
     MOESP,
+    N4SID,
+    SSARX,
     StateSpace,
     Weighting,
     hankel_singular_values,
@@ -22,7 +25,7 @@ from statewise.lti import (
     simulate,
 )
 
-METHODS = ("n4sid", "moesp", "cva", "ssarx")
+METHODS = (N4SID, MOESP, CVA, SSARX)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -51,7 +54,7 @@ def with_innovations(length: int, seed: int = 0) -> tuple:
     return u, simulate(system, u)[0] + noise, system, K, e
 
 
-@pytest.mark.parametrize("weighting", METHODS)
+@pytest.mark.parametrize("weighting", METHODS, ids=lambda w: w.name)
 @settings(max_examples=15, deadline=None)
 @given(n=st.integers(1, 6), m=st.integers(1, 3), p=st.integers(1, 3), seed=st.integers(0, 99))
 @example(n=2, m=3, p=3, seed=30)
@@ -72,7 +75,7 @@ def test_noise_free_records_give_the_system_back(weighting, n, m, p, seed) -> No
     assert identify(us, ys, weighting=weighting).order == n
 
 
-@pytest.mark.parametrize("weighting", METHODS)
+@pytest.mark.parametrize("weighting", METHODS, ids=lambda w: w.name)
 def test_direct_term_held_at_zero(weighting) -> None:
     base = stable(3, 2, 2, seed=1)
     system = StateSpace(base.A, base.B, base.C, dt=1.0)
@@ -84,7 +87,7 @@ def test_direct_term_held_at_zero(weighting) -> None:
         assert markov_gap(result.system, system) < 1e-8
 
 
-@pytest.mark.parametrize("weighting", METHODS)
+@pytest.mark.parametrize("weighting", METHODS, ids=lambda w: w.name)
 def test_coordinates_and_units_do_not_matter(weighting) -> None:
     u, y, *_ = with_innovations(600)
     first = identify(u, y, 3, weighting=weighting)
@@ -114,13 +117,13 @@ def reference_moesp(u: np.ndarray, y: np.ndarray, rows: int, n: int) -> np.ndarr
 
 def test_moesp_is_the_textbook_one() -> None:
     u, y = noisy(card_system(), 500, 3)
-    result = identify(u, y, 3, weighting="moesp", horizon=8)
+    result = identify(u, y, 3, weighting=MOESP, horizon=8)
     expected = reference_moesp(u[:, 0].numpy(), y[:, 0].numpy(), 8, 3)
     found = torch.linalg.eigvals(result.system.A).numpy()
     assert np.abs(found[:, None] - expected).min(0).max() < 1e-11
 
 
-@pytest.mark.parametrize("weighting", ["n4sid", "moesp", "cva"])
+@pytest.mark.parametrize("weighting", [N4SID, MOESP, CVA], ids=lambda w: w.name)
 def test_pole_errors_are_those_of_the_notes(weighting) -> None:
     true = torch.linalg.eigvals(card_system().A)
     errors = []
@@ -129,7 +132,7 @@ def test_pole_errors_are_those_of_the_notes(weighting) -> None:
         y = simulate(card_system(), u)[0] + 0.5 * draw(1000, 1, seed=seed + 50)
         found = torch.linalg.eigvals(identify(u, y, 3, weighting=weighting, horizon=10).system.A)
         errors.append(float((found[:, None] - true).abs().amin(0).max()))
-    assert np.median(errors) < 2 * {"n4sid": 0.023, "moesp": 0.018, "cva": 0.015}[weighting]
+    assert np.median(errors) < 2 * {N4SID: 0.023, MOESP: 0.018, CVA: 0.015}[weighting]
 
 
 def test_fit_at_low_noise_is_that_of_the_notes() -> None:
@@ -143,7 +146,7 @@ def test_fit_at_low_noise_is_that_of_the_notes() -> None:
     assert 100 * (1 - rest.norm() / (clean - clean.mean()).norm()) > 98
 
 
-@pytest.mark.parametrize("weighting", METHODS)
+@pytest.mark.parametrize("weighting", METHODS, ids=lambda w: w.name)
 def test_gain_makes_innovations_white(weighting) -> None:
     T = 4000
     u, y, system, K, e = with_innovations(T)
@@ -176,7 +179,7 @@ def closed_loop(length: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(us, dtype=torch.float64), torch.tensor(ys, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("weighting", METHODS)
+@pytest.mark.parametrize("weighting", METHODS, ids=lambda w: w.name)
 def test_feedback_biases_all_but_ssarx(weighting) -> None:
     poles, gains = [], []
     for seed in range(3):
@@ -186,7 +189,7 @@ def test_feedback_biases_all_but_ssarx(weighting) -> None:
         poles.append(float(result.system.A))
         gains.append(float(result.system.C @ result.system.B))
     found = (np.mean(poles), np.mean(gains))
-    if weighting == "ssarx":
+    if weighting == SSARX:
         assert found == pytest.approx((0.9, 1.0), abs=0.05)
     else:
         assert found[0] < 0.75
@@ -208,7 +211,7 @@ def test_series_without_inputs() -> None:
     for _ in range(120):
         rows.append(true.C @ x)
         x = true.A @ x
-    assert identify(None, torch.stack(rows), 3, weighting="moesp").fit.min() > 99.9999
+    assert identify(None, torch.stack(rows), 3, weighting=MOESP).fit.min() > 99.9999
 
 
 def test_order_at_20_decibels() -> None:
@@ -290,7 +293,6 @@ def test_numbers_of_any_kind_are_read() -> None:
         ({"y": torch.ones(30, 1)}, r"record 0 has 300 samples of u and 30 of y"),
         ({"horizon": 2, "order": 4}, r"2 past and 2 future block rows; order 4"),
         ({"horizon": 80}, r"horizons of 80 \+ 80 samples .* need 320 windows, .* 479 samples"),
-        ({"weighting": "pls"}, r"weighting is 'pls'; it must be one of \['cva'"),
         ({"focus": "both"}, r"focus is 'both'"),
         ({"factor": "lu"}, r"factor is 'lu'"),
         ({"criterion": "eyes"}, r"criterion is 'eyes'"),
@@ -308,6 +310,9 @@ def test_errors_say_what_was_given(change, message) -> None:
 
 
 def test_weightings_are_checked_values() -> None:
+    with pytest.raises(TypeError, match="weighting is 'cva'; a Weighting such as CVA"):
+        identify(torch.ones(300), torch.ones(300), 2, weighting="cva")  # type: ignore[arg-type]
+    assert from_dict(to_dict(SSARX)) == SSARX
     assert Weighting("mine", whiten=True) == Weighting("mine", whiten=True)
     u, y = noisy(card_system(), 300, 1)
     mine = identify(u, y, 2, weighting=Weighting("mine", whiten=True))

@@ -6,7 +6,17 @@ import pytest
 import torch
 from lti_systems import stable
 
-from statewise.lti import StateSpace, identify, identify_batch, markov_parameters, simulate
+from statewise.lti import (
+    CVA,
+    MOESP,
+    N4SID,
+    SSARX,
+    StateSpace,
+    identify,
+    identify_batch,
+    markov_parameters,
+    simulate,
+)
 
 
 def batch_of_records(count: int, length: int, n: int, m: int, p: int, noise: float = 0.1):
@@ -23,7 +33,7 @@ def gap(first: StateSpace, second: StateSpace) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-@pytest.mark.parametrize("weighting", ["n4sid", "moesp", "cva", "ssarx"])
+@pytest.mark.parametrize("weighting", [N4SID, MOESP, CVA, SSARX], ids=lambda w: w.name)
 @pytest.mark.parametrize(("n", "m", "p"), [(4, 1, 1), (3, 2, 2)])
 def test_batch_equals_loop(weighting, n, m, p) -> None:
     _, u, y = batch_of_records(7, 400, n, m, p)

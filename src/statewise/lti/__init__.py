@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING
 from statewise._lazy import attach
 
 if TYPE_CHECKING:
+    from statewise.lti.best_linear import BestLinearApproximation, best_linear_approximation
     from statewise.lti.convert_rules import AliasingWarning, to_continuous, to_discrete
     from statewise.lti.diagonal_form import DiagonalForm, from_diagonal, to_diagonal
     from statewise.lti.discretise import (
+        FOH,
         ZOH,
+        BackwardEuler,
         Bilinear,
         Discretisation,
         DiscretisedPoles,
         Euler,
+        Impulse,
         Trapezoid,
     )
     from statewise.lti.dplr_form import DiagonalPlusLowRank, from_dplr, to_dplr
     from statewise.lti.frequency import dc_gain, frequency_response
+    from statewise.lti.frequency_fit import FrequencyFit, fit_frequency_response
     from statewise.lti.gramians import (
         controllability_factor,
         controllability_gramian,
@@ -35,10 +40,14 @@ if TYPE_CHECKING:
     from statewise.lti.interconnect import append, feedback, parallel, series
     from statewise.lti.lyapunov import Solution, continuous_lyapunov, discrete_lyapunov, sylvester
     from statewise.lti.measures import FouT, HiPPO, LagT, LegS, LegT
+    from statewise.lti.multisine import random_phase_multisine
     from statewise.lti.norms import HInfinity, h2_norm, hankel_norm, hinf_norm
     from statewise.lti.nplr import DPLR, dplr
     from statewise.lti.peers import from_control, to_control
     from statewise.lti.pole_residue import PoleResidue, from_pole_residue, to_pole_residue
+    from statewise.lti.polynomial_estimate import PolynomialEstimate, StandardErrors
+    from statewise.lti.polynomial_model import PolynomialModel
+    from statewise.lti.prediction_error import armax, arx, box_jenkins, output_error
     from statewise.lti.ptd import PerturbedDiagonal, perturb_then_diagonalise, transfer_gap
     from statewise.lti.realisation import RealisationResult, era
     from statewise.lti.reduction import (
@@ -49,6 +58,8 @@ if TYPE_CHECKING:
         singular_perturbation,
         weighted_truncation,
     )
+    from statewise.lti.refined_system import RefinedSystem
+    from statewise.lti.refinement import refine
     from statewise.lti.riccati import RiccatiSolution, continuous_riccati, discrete_riccati
     from statewise.lti.simulation import (
         impulse_response,
@@ -80,6 +91,8 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "AliasingWarning": "convert_rules",
+    "BackwardEuler": "discretise",
+    "BestLinearApproximation": "best_linear",
     "Bilinear": "discretise",
     "CVA": "weightings",
     "DPLR": "nplr",
@@ -88,10 +101,13 @@ _LAZY = {
     "Discretisation": "discretise",
     "DiscretisedPoles": "discretise",
     "Euler": "discretise",
+    "FOH": "discretise",
     "FouT": "measures",
+    "FrequencyFit": "frequency_fit",
     "H2Reduction": "h2_optimal",
     "HInfinity": "norms",
     "HiPPO": "measures",
+    "Impulse": "discretise",
     "LagT": "measures",
     "LegS": "measures",
     "LegT": "measures",
@@ -99,12 +115,16 @@ _LAZY = {
     "N4SID": "weightings",
     "PerturbedDiagonal": "ptd",
     "PoleResidue": "pole_residue",
+    "PolynomialEstimate": "polynomial_estimate",
+    "PolynomialModel": "polynomial_model",
     "RealisationResult": "realisation",
     "Reduction": "reduction",
+    "RefinedSystem": "refined_system",
     "RiccatiSolution": "riccati",
     "SSARX": "weightings",
     "Solution": "lyapunov",
     "Staircase": "structure",
+    "StandardErrors": "polynomial_estimate",
     "StateSpace": "state_space",
     "SubspaceResult": "subspace",
     "TransferFunction": "transfer_function",
@@ -114,8 +134,12 @@ _LAZY = {
     "ZOH": "discretise",
     "ZeroPoleGain": "zero_pole_gain",
     "append": "interconnect",
+    "armax": "prediction_error",
+    "arx": "prediction_error",
     "balanced_realisation": "reduction",
     "balanced_truncation": "reduction",
+    "best_linear_approximation": "best_linear",
+    "box_jenkins": "prediction_error",
     "continuous_lyapunov": "lyapunov",
     "continuous_riccati": "riccati",
     "controllability_factor": "gramians",
@@ -128,6 +152,7 @@ _LAZY = {
     "dplr": "nplr",
     "era": "realisation",
     "feedback": "interconnect",
+    "fit_frequency_response": "frequency_fit",
     "fout": "hippo",
     "frequency_response": "frequency",
     "from_control": "peers",
@@ -158,9 +183,12 @@ _LAZY = {
     "observability_factor": "gramians",
     "observability_gramian": "gramians",
     "observability_matrix": "structure",
+    "output_error": "prediction_error",
     "parallel": "interconnect",
     "perturb_then_diagonalise": "ptd",
     "poles": "structure",
+    "random_phase_multisine": "multisine",
+    "refine": "refinement",
     "series": "interconnect",
     "simulate": "simulation",
     "singular_perturbation": "reduction",
@@ -185,11 +213,14 @@ _LAZY = {
 __all__ = [
     "CVA",
     "DPLR",
+    "FOH",
     "MOESP",
     "N4SID",
     "SSARX",
     "ZOH",
     "AliasingWarning",
+    "BackwardEuler",
+    "BestLinearApproximation",
     "Bilinear",
     "DiagonalForm",
     "DiagonalPlusLowRank",
@@ -197,19 +228,25 @@ __all__ = [
     "DiscretisedPoles",
     "Euler",
     "FouT",
+    "FrequencyFit",
     "H2Reduction",
     "HInfinity",
     "HiPPO",
+    "Impulse",
     "LagT",
     "LegS",
     "LegT",
     "PerturbedDiagonal",
     "PoleResidue",
+    "PolynomialEstimate",
+    "PolynomialModel",
     "RealisationResult",
     "Reduction",
+    "RefinedSystem",
     "RiccatiSolution",
     "Solution",
     "Staircase",
+    "StandardErrors",
     "StateSpace",
     "SubspaceResult",
     "TransferFunction",
@@ -218,8 +255,12 @@ __all__ = [
     "Weighting",
     "ZeroPoleGain",
     "append",
+    "armax",
+    "arx",
     "balanced_realisation",
     "balanced_truncation",
+    "best_linear_approximation",
+    "box_jenkins",
     "continuous_lyapunov",
     "continuous_riccati",
     "controllability_factor",
@@ -232,6 +273,7 @@ __all__ = [
     "dplr",
     "era",
     "feedback",
+    "fit_frequency_response",
     "fout",
     "frequency_response",
     "from_control",
@@ -262,9 +304,12 @@ __all__ = [
     "observability_factor",
     "observability_gramian",
     "observability_matrix",
+    "output_error",
     "parallel",
     "perturb_then_diagonalise",
     "poles",
+    "random_phase_multisine",
+    "refine",
     "series",
     "simulate",
     "singular_perturbation",

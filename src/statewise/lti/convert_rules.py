@@ -9,76 +9,86 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from statewise.lti.discretise import (
+    FOH,
+    ZOH,
+    BackwardEuler,
+    Bilinear,
+    Discretisation,
+    Euler,
+    Impulse,
+    Trapezoid,
+)
 from statewise.lti.matrices import block, identity_like, numpy_each
 from statewise.lti.state_space import StateSpace, checked_dt
 
-WEIGHTS = {"euler": 0.0, "bilinear": 0.5, "backward_euler": 1.0}
-RULES = ("zoh", "foh", "bilinear", "euler", "backward_euler", "trapezoid", "impulse")
+WEIGHTS = {Euler: 0.0, Bilinear: 0.5, BackwardEuler: 1.0}
+HOLD = ZOH()
+RULES = (ZOH, FOH, Bilinear, Euler, BackwardEuler, Trapezoid, Impulse)
 
 
 class AliasingWarning(UserWarning):
     """Discrete poles near the Nyquist frequency may be those of faster continuous ones."""
 
 
-def to_discrete(
-    system: StateSpace, dt: float, rule: str = "zoh", *, prewarp: float | None = None
-) -> StateSpace:
+def to_discrete(system: StateSpace, dt: float, rule: Discretisation = HOLD) -> StateSpace:
     """A discrete system in the textbook form from a continuous one.
 
-    - "zoh": exact for inputs constant over each step, Ā = e^{AΔ}, B̄ = ∫₀^Δ e^{As} ds B.
-    - "foh": exact for inputs linear between samples (triangle hold).
-    - "bilinear": s = 2 (z − 1)/(Δ (z + 1)); keeps stability and the H-infinity norm.
-    - "euler", "backward_euler": s = (z − 1)/Δ and s = (z − 1)/(Δ z).
-    - "trapezoid": the trapezoidal rule on the convolution with e^{At}, second order.
-    - "impulse": the pulse response is Δ times the impulse response at the samples; D must be 0.
+    - ``ZOH()``: exact for inputs constant over each step, Ā = e^{AΔ}, B̄ = ∫₀^Δ e^{As} ds B.
+    - ``FOH()``: exact for inputs linear between samples (triangle hold).
+    - ``Bilinear()``: s = 2 (z − 1)/(Δ (z + 1)); keeps stability and the H-infinity norm.
+      ``Bilinear(prewarp=ω)`` keeps the response at ω, below the Nyquist frequency, too.
+    - ``Euler()``, ``BackwardEuler()``: s = (z − 1)/Δ and s = (z − 1)/(Δ z). The margin of Euler is
+      for layers, and does not act here.
+    - ``Trapezoid()``: the trapezoidal rule on the convolution with e^{At}, second order.
+    - ``Impulse()``: the pulse response is Δ times the impulse response at the samples; D must
+      be 0.
 
-    States of "foh", "bilinear", "backward_euler" and "trapezoid" are not samples of continuous
-    ones, but changed by the present input, so that the form has no delay.
+    States of all but ``ZOH``, ``Euler`` and ``Impulse`` are not samples of continuous ones, but
+    changed by the present input, so that the form has no delay.
 
     Args:
         system: a continuous system.
         dt: sampling time Δ.
         rule: one of the above.
-        prewarp: with "bilinear", the frequency in radians per unit of time at which the response
-            is kept, below the Nyquist frequency; None for 0.
 
     Returns:
         The discrete system; differentiable.
 
     Raises:
-        ValueError: a discrete system, an unknown rule, or a ``prewarp`` that does not fit.
+        TypeError: a rule that is no :class:`Discretisation`.
+        ValueError: a discrete system, a rule for poles alone, or a ``prewarp`` that does not fit.
     """
     if system.dt is not None:
         raise ValueError(f"to_discrete needs a continuous system; this one has dt = {system.dt}")
     step = checked_dt(dt)
     if step is None:
         raise ValueError("to_discrete needs a sampling time; given None")
-    length = _warped(rule, step, prewarp)
+    length = _warped(rule, step)
+    kind = type(rule)
     A, B, C, D = system.matrices
     eye = identity_like(A)
-    if rule in WEIGHTS:
-        weight = WEIGHTS[rule]
+    if kind in WEIGHTS:
+        weight = WEIGHTS[kind]
         left = eye - weight * length * A
         Ad = torch.linalg.solve(left, eye + (1 - weight) * length * A)
         Bd = torch.linalg.solve(left, length * B)
         Cd = torch.linalg.solve(left, C, left=False)
         return StateSpace(Ad, Bd, Cd, D + weight * C @ Bd, step)
-    if rule in ("zoh", "foh"):
+    if kind in (ZOH, FOH):
         flow, first, second = hold_integrals(A, length)
-        if rule == "zoh":
+        if kind is ZOH:
             return StateSpace(flow, first @ B, C, D, step)
         late = second @ B
         return StateSpace(flow, first @ B - late + flow @ late, C, D + C @ late, step)
     flow = torch.linalg.matrix_exp(A * length)
-    if rule == "impulse":
+    if kind is Impulse:
         _no_direct_term(D)
         return StateSpace(flow, length * flow @ B, C, length * C @ B, step)
     return StateSpace(flow, length * flow @ B, C, D + length / 2 * C @ B, step)
 
 
-def to_continuous(
-    system: StateSpace, rule: str = "zoh", *, prewarp: float | None = None
-) -> StateSpace:
+def to_continuous(system: StateSpace, rule: Discretisation = HOLD) -> StateSpace:
     """The continuous system that :func:`to_discrete` with the same rule makes into this one.
 
     Rules with an exponential take the principal logarithm of Ā: continuous poles are sought
@@ -88,24 +98,25 @@ def to_continuous(
     Args:
         system: a discrete system.
         rule: see :func:`to_discrete`.
-        prewarp: see :func:`to_discrete`.
 
     Raises:
-        ValueError: a continuous system, an unknown rule, poles without a continuous counterpart
-            (0 or on the negative real axis for exponential rules, −1 for "bilinear", 0 for
-            "backward_euler"), or a direct term that "impulse" cannot have made.
+        TypeError: see :func:`to_discrete`.
+        ValueError: a continuous system, a rule for poles alone, poles without a continuous
+            counterpart (0 or on the negative real axis for exponential rules, −1 for Bilinear, 0
+            for BackwardEuler), or a direct term that Impulse cannot have made.
     """
     if system.dt is None:
         raise ValueError("to_continuous needs a discrete system, and dt is None")
-    length = _warped(rule, system.dt, prewarp)
+    length = _warped(rule, system.dt)
+    kind = type(rule)
     Ad, Bd, Cd, Dd = system.matrices
     eye = identity_like(Ad)
-    if rule in WEIGHTS:
-        weight = WEIGHTS[rule]
+    if kind in WEIGHTS:
+        weight = WEIGHTS[kind]
         mixed = weight * Ad + (1 - weight) * eye
         size = torch.linalg.svdvals(mixed)
         if size.numel() and (size[..., -1] <= 1e-14 * size[..., 0]).any():
-            raise ValueError(f'a pole at {-1 if weight < 1 else 0} has no counterpart by "{rule}"')
+            raise ValueError(f"a pole at {-1 if weight < 1 else 0} has no counterpart by {rule!r}")
         A = torch.linalg.solve(mixed, Ad - eye, left=False) / length
         back = eye - weight * length * A
         C = Cd @ back
@@ -113,20 +124,20 @@ def to_continuous(
     _check_poles(torch.linalg.eigvals(Ad.detach()))
     (A,) = numpy_each(_logarithm, Ad)
     A = A / length
-    if rule in ("zoh", "foh"):
+    if kind in (ZOH, FOH):
         flow, first, second = hold_integrals(A, length)
-        if rule == "zoh":
+        if kind is ZOH:
             return StateSpace(A, torch.linalg.solve(first, Bd), Cd, Dd)
         B = torch.linalg.solve(first - second + flow @ second, Bd)
         return StateSpace(A, B, Cd, Dd - Cd @ second @ B)
     B = torch.linalg.solve(Ad, Bd) / length
-    if rule == "trapezoid":
+    if kind is Trapezoid:
         return StateSpace(A, B, Cd, Dd - length / 2 * Cd @ B)
     made = length * (Cd @ B).detach()
     rest = torch.linalg.matrix_norm(Dd.detach() - made)
     if (rest > 1e-9 * torch.linalg.matrix_norm(made)).any():
         raise ValueError(
-            f'D is not Δ C B, as "impulse" makes it, and misses it by {rest.max().item():.3g}'
+            f"D is not Δ C B, as Impulse makes it, and misses it by {rest.max().item():.3g}"
         )
     return StateSpace(A, B, Cd, torch.zeros_like(Dd))
 
@@ -147,25 +158,26 @@ def hold_integrals(A: Tensor, dt: float) -> tuple[Tensor, Tensor, Tensor]:
     return top[..., :n], top[..., n : 2 * n], top[..., 2 * n :]
 
 
-def _warped(rule: str, dt: float, prewarp: float | None) -> float:
-    if rule not in RULES:
-        raise ValueError(f"rule is {rule!r}; it must be one of {RULES}")
-    if prewarp is None:
+def _warped(rule: Discretisation, dt: float) -> float:
+    if not isinstance(rule, Discretisation):
+        raise TypeError(f"rule is {rule!r}; a rule object such as ZOH() or Bilinear() is needed")
+    if type(rule) not in RULES:
+        names = ", ".join(kind.__name__ for kind in RULES)
+        raise ValueError(f"rule is {rule!r}, which is for poles alone; matrices take {names}")
+    if not isinstance(rule, Bilinear) or rule.prewarp is None:
         return dt
-    if rule != "bilinear":
-        raise ValueError(f'prewarp goes with the rule "bilinear" only; given {rule!r}')
-    if not 0 < prewarp < math.pi / dt:
+    if not rule.prewarp < math.pi / dt:
         raise ValueError(
-            f"prewarp is {prewarp}; it must lie between 0 and the Nyquist frequency "
+            f"prewarp is {rule.prewarp}; it must lie between 0 and the Nyquist frequency "
             f"{math.pi / dt:.6g}"
         )
-    return 2 * math.tan(prewarp * dt / 2) / prewarp
+    return 2 * math.tan(rule.prewarp * dt / 2) / rule.prewarp
 
 
 def _no_direct_term(D: Tensor) -> None:
     if torch.count_nonzero(D):
         raise ValueError(
-            'the rule "impulse" needs D = 0: an impulse in continuous time has no sample'
+            "the rule Impulse() needs D = 0: an impulse in continuous time has no sample"
         )
 
 

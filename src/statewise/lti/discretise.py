@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from statewise._config import register
@@ -65,11 +66,48 @@ class ZOH(Discretisation):
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Bilinear(Discretisation):
-    """Tustin's rule as used by S4: a = (1 + Δλ/2)/(1 − Δλ/2), gain = Δ/(1 − Δλ/2)."""
+class FOH(Discretisation):
+    """First-order hold: exact for an input that is linear between samples.
+
+    x_k = e^{Δλ} x_{k−1} + Δ (φ₁(Δλ) − φ₂(Δλ)) v_{k−1} + Δ φ₂(Δλ) v_k.
+    """
+
+    points: ClassVar[int] = 2
 
     def __call__(self, poles: Tensor, dt: Tensor) -> DiscretisedPoles:
         """See :meth:`Discretisation.__call__`."""
+        from statewise.lti.functions import complex_exp, phi1, phi2
+
+        z = poles * dt
+        late = phi2(z) * dt
+        return DiscretisedPoles(complex_exp(z), late, phi1(z) * dt - late)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Bilinear(Discretisation):
+    """Tustin's rule as used by S4: a = (1 + Δλ/2)/(1 − Δλ/2), gain = Δ/(1 − Δλ/2).
+
+    Attributes:
+        prewarp: frequency ω in radians per unit of time at which the frequency response is kept,
+            by 2 tan(ωΔ/2)/ω in place of Δ; None for 0. Where a trained Δ would reach the Nyquist
+            frequency of ω, it is held at 0.95 of that.
+    """
+
+    prewarp: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a frequency that is not positive."""
+        if self.prewarp is not None and not self.prewarp > 0:
+            raise ValueError(
+                f"prewarp is {self.prewarp!r}; a positive frequency is needed, or None"
+            )
+
+    def __call__(self, poles: Tensor, dt: Tensor) -> DiscretisedPoles:
+        """See :meth:`Discretisation.__call__`."""
+        if self.prewarp is not None:
+            half_turn = (self.prewarp / 2 * dt).clamp_max(0.95 * math.pi / 2)
+            dt = half_turn.tan() * (2 / self.prewarp)
         half = poles * dt / 2
         return DiscretisedPoles((1 + half) / (1 - half), dt / (1 - half), None)
 
@@ -80,7 +118,8 @@ class Euler(Discretisation):
     """Forward Euler: a = 1 + Δλ, gain = Δ.
 
     The rule is stable only for Δ < −2 Re λ / |λ|²; Δ is held at ``margin`` times that bound, pole
-    by pole, so that the recurrence is stable for every parameter value.
+    by pole, so that the recurrence is stable for every parameter value. (Systems of matrices are
+    converted with Δ as it is.)
 
     Attributes:
         margin: largest fraction of the stability bound that Δ may take, in (0, 1).
@@ -94,6 +133,30 @@ class Euler(Discretisation):
         size = poles.real**2 + poles.imag**2 if poles.is_complex() else poles**2
         dt = dt.minimum(self.margin * -2 * real / size)
         return DiscretisedPoles(1 + poles * dt, (dt + 0 * real).to(poles.dtype), None)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class BackwardEuler(Discretisation):
+    """Backward Euler: a = 1/(1 − Δλ), gain = Δ/(1 − Δλ)."""
+
+    def __call__(self, poles: Tensor, dt: Tensor) -> DiscretisedPoles:
+        """See :meth:`Discretisation.__call__`."""
+        a = 1 / (1 - poles * dt)
+        return DiscretisedPoles(a, dt * a, None)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Impulse(Discretisation):
+    """Matched impulse: a = e^{Δλ}, gain = Δ. Exact for impulses of size Δ v_k at the samples."""
+
+    def __call__(self, poles: Tensor, dt: Tensor) -> DiscretisedPoles:
+        """See :meth:`Discretisation.__call__`."""
+        from statewise.lti.functions import complex_exp
+
+        a = complex_exp(poles * dt)
+        return DiscretisedPoles(a, dt + 0 * a, None)
 
 
 @register

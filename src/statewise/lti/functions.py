@@ -35,3 +35,21 @@ def phi1(z: Tensor) -> Tensor:
         numerator = torch.expm1(safe)
     series = 1 + z / 2 * (1 + z / 3 * (1 + z / 4 * (1 + z / 5)))
     return torch.where(small, series, numerator / safe)
+
+
+def phi2(z: Tensor) -> Tensor:
+    """φ₂(z) = (φ₁(z) − 1) / z = (e^z − 1 − z) / z², exact to rounding also where z is near 0.
+
+    Args:
+        z: real or complex tensor of any shape.
+
+    Returns:
+        φ₂(z) with the shape and dtype of ``z``; φ₂(0) = 1/2.
+    """
+    small = z.abs() < 1
+    series = torch.ones_like(z)
+    near = torch.where(small, z, torch.zeros_like(z))
+    for k in range(20, 2, -1):
+        series = 1 + near / k * series
+    safe = torch.where(small, torch.ones_like(z), z)
+    return torch.where(small, series / 2, (phi1(safe) - 1) / safe)

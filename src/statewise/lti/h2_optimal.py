@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from statewise.lti.gramians import check_stable
-from statewise.lti.matrices import identity_like, needs_one
+from statewise.lti.matrices import identity_like
 from statewise.lti.norms import h2_norm
 from statewise.lti.reduction import balanced_truncation
-from statewise.lti.state_space import StateSpace
+from statewise.lti.state_space import StateSpace, batch_of, each
 from statewise.lti.structure import is_stable
 
 BFGS_STEPS = 1000
@@ -26,19 +26,20 @@ class H2Reduction:
 
     Attributes:
         system: the reduced system, the best of all iterates.
-        values: Hankel singular values of the full system, (n,).
-        error: ‖G − G_r‖₂, ().
-        start_error: the same of balanced truncation, where the iteration starts, ().
-        iterations: steps taken.
-        converged: whether a stationary point was reached; if not, ``system`` is the best iterate.
+        values: Hankel singular values of the full system, (..., n).
+        error: ‖G − G_r‖₂, of the batch shape.
+        start_error: the same of balanced truncation, where the iteration starts.
+        iterations: steps taken, of the batch shape.
+        converged: whether a stationary point was reached, of the batch shape; where not,
+            ``system`` is the best iterate.
     """
 
     system: StateSpace
     values: Tensor
     error: Tensor
     start_error: Tensor
-    iterations: int
-    converged: bool
+    iterations: Tensor
+    converged: Tensor
 
 
 def h2_reduction(
@@ -51,19 +52,33 @@ def h2_reduction(
     these steps do not settle, as they may not, BFGS on the error itself goes on from the best.
 
     Args:
-        system: one stable system.
+        system: a stable system, or a batch of them, worked on one by one.
         order: number of states.
         iterations: most steps to take.
         tolerance: largest relative change of the poles at which they have settled.
 
     Raises:
-        ValueError: a batch, an unstable system, or an order out of range.
+        ValueError: an unstable system, or an order out of range.
 
     Source: Gugercin, Antoulas & Beattie, H2 model reduction for large-scale linear dynamical
     systems (2008); Bunse-Gerstner et al., H2-norm optimal model reduction for large scale discrete
     dynamical MIMO systems (2010).
     """
-    needs_one(system, "h2_reduction")
+    if system.batch_shape:
+        parts = [
+            h2_reduction(one, order, iterations=iterations, tolerance=tolerance)
+            for one in each(system)
+        ]
+        shape = system.batch_shape
+
+        def joined(name: str) -> Tensor:
+            whole = torch.stack([getattr(part, name) for part in parts])
+            return whole.reshape(*shape, *whole.shape[1:])
+
+        return H2Reduction(
+            batch_of([part.system for part in parts], shape),
+            *(joined(field.name) for field in dataclasses.fields(H2Reduction)[1:]),
+        )
     check_stable(system, "H2-optimal reduction")
     kind = system.dtype
     with torch.no_grad():
@@ -91,7 +106,8 @@ def h2_reduction(
             best, converged = _descend(system, best)
             error = _error(system, best)
     values, error, start = (x.to(kind.to_real()) for x in (first.values, error, start))
-    return H2Reduction(best.to(kind), values, error, start, count, converged)
+    ended = torch.tensor(count), torch.tensor(converged)
+    return H2Reduction(best.to(kind), values, error, start, *ended)
 
 
 def _interpolate(system: StateSpace, reduced: StateSpace) -> StateSpace:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from statewise.lti.convert_rules import to_continuous
+from statewise.lti.discretise import Bilinear
 from statewise.lti.gramians import check_stable, controllability_gramian, hankel_singular_values
 from statewise.lti.matrices import identity_like
 from statewise.lti.state_space import StateSpace
@@ -100,7 +101,7 @@ def _bounds(system: StateSpace, tolerance: float) -> tuple[float, float, float]:
     flat = system
     if dt is not None:
         # Sampling time 2 makes the map s = (z − 1)/(z + 1), and the frequency tan(angle/2).
-        flat = to_continuous(StateSpace(*system.matrices, dt=2.0), "bilinear")
+        flat = to_continuous(StateSpace(*system.matrices, dt=2.0), Bilinear())
     one_sided = not system.is_complex
     at = torch.linalg.eigvals(flat.A)
     starts = torch.cat((at.imag, at.abs(), -at.abs())).tolist()

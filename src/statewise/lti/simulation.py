@@ -139,7 +139,7 @@ def step_response(system: StateSpace, length: int, *, step: float | None = None)
     if step is not None:
         from statewise.lti.convert_rules import to_discrete
 
-        system = to_discrete(system, step, rule="zoh")
+        system = to_discrete(system, step)
     return markov_parameters(system, length).cumsum(-3)
 
 

@@ -246,6 +246,25 @@ def stack(systems: Sequence[StateSpace]) -> StateSpace:
     return StateSpace(*(torch.stack(p) for p in parts), dt=systems[0].dt)
 
 
+def each(system: StateSpace) -> list[StateSpace]:
+    """The systems of a batch, one by one.
+
+    Raises:
+        ValueError: a batch that holds none.
+    """
+    count = math.prod(system.batch_shape)
+    if not count:
+        raise ValueError(f"the batch of shape {tuple(system.batch_shape)} holds no system")
+    flat = [M.reshape(count, *M.shape[-2:]) for M in system.matrices]
+    return [StateSpace(*(M[k] for M in flat), dt=system.dt) for k in range(count)]
+
+
+def batch_of(systems: Sequence[StateSpace], shape: Sequence[int]) -> StateSpace:
+    """Systems of equal sizes as a batch of a shape."""
+    whole = stack(systems)
+    return StateSpace(*(M.reshape(*shape, *M.shape[1:]) for M in whole.matrices), dt=whole.dt)
+
+
 def common_dt(*systems: Any) -> float | None:
     """The sampling time that all systems share.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from statewise.lti.matrices import needs_one
 from statewise.lti.simulation import markov_parameters
-from statewise.lti.state_space import StateSpace
+from statewise.lti.state_space import StateSpace, batch_of, each
 from statewise.lti.zero_pole_gain import ZeroPoleGain
 
 
@@ -103,9 +104,22 @@ def minimal_realisation(system: StateSpace, *, tolerance: float | None = None) -
     """The controllable and observable part, by two staircases.
 
     Args:
-        system: one system.
+        system: a system, or a batch of systems whose minimal realisations are of one order; they
+            are worked on one by one.
         tolerance: see :func:`controllable_staircase`.
+
+    Raises:
+        ValueError: systems of a batch with minimal realisations of different orders.
     """
+    if system.batch_shape:
+        parts = [minimal_realisation(one, tolerance=tolerance) for one in each(system)]
+        orders = sorted({part.n_states for part in parts})
+        if len(orders) != 1:
+            raise ValueError(
+                f"the systems of the batch have minimal realisations of {orders} states, which fit "
+                f"no single batch; take them one by one"
+            )
+        return batch_of(parts, system.batch_shape)
     for _ in range(2):
         stairs = controllable_staircase(system, tolerance=tolerance)
         n = sum(stairs.sizes)
@@ -118,18 +132,25 @@ def transmission_zeros(system: StateSpace, *, tolerance: float | None = None) ->
     """The invariant zeros: where [[A − zI, B], [C, D]] loses rank; any numbers of channels.
 
     Args:
-        system: one system.
+        system: a system, or a batch, worked on one by one.
         tolerance: singular values below it count as 0, relative to the norm of the system; None
             for 10 n times the rounding unit.
 
     Returns:
-        The finite zeros, (k,), complex.
+        The finite zeros, (k,), complex; of a batch (..., k), k the largest number of any system,
+        with NaN behind the zeros of those that have fewer.
 
     Source: Emami-Naeini & Van Dooren, Computation of zeros of linear multivariable systems (1982).
     """
+    if system.batch_shape:
+        parts = [transmission_zeros(one, tolerance=tolerance) for one in each(system)]
+        count = max(len(part) for part in parts)
+        padded = [
+            torch.nn.functional.pad(part, (0, count - len(part)), value=math.nan) for part in parts
+        ]
+        return torch.stack(padded).reshape(*system.batch_shape, count)
     import scipy.linalg
 
-    needs_one(system, "transmission_zeros")
     A, B, C, D = (M.detach().cpu().numpy() for M in system.matrices)
     limit = _limit((A, B, C, D), tolerance)
     A, B, C, D = _full_row_rank(A, B, C, D, limit)

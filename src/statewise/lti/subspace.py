@@ -26,7 +26,7 @@ from statewise.lti._projections import (
     state_model,
 )
 from statewise.lti.state_space import StateSpace
-from statewise.lti.weightings import Weighting, weighting_of
+from statewise.lti.weightings import CVA, Weighting
 
 FOCUS = ("simulation", "prediction")
 LARGEST = 10
@@ -98,7 +98,7 @@ def identify(
     order: int | None = None,
     *,
     dt: float = 1.0,
-    weighting: str | Weighting = "cva",
+    weighting: Weighting = CVA,
     horizon: int | tuple[int, int] | None = None,
     largest_order: int | None = None,
     criterion: str = "bic",
@@ -121,8 +121,8 @@ def identify(
         y: outputs, (T, p) or (T,), or a list of those.
         order: number of states; None to choose it by ``criterion``.
         dt: sampling time.
-        weighting: "n4sid", "moesp", "cva", "ssarx" or a :class:`Weighting`. Only "ssarx" is
-            consistent for data from a closed loop; it needs some noise in the data.
+        weighting: ``N4SID``, ``MOESP``, ``CVA``, ``SSARX`` or another :class:`Weighting`. Only
+            ``SSARX`` is consistent for data from a closed loop; it needs some noise in the data.
         horizon: block rows of past and future, or a pair; None for 10 (⌈order/p⌉ + 2 if that is
             more), fewer for short records.
         largest_order: last order to try, 10 by default; no more than the horizons allow.
@@ -140,6 +140,7 @@ def identify(
         The estimates with singular values, scores and fits.
 
     Raises:
+        TypeError: a weighting that is none.
         ValueError: shapes that do not fit, records that are too short, or an unknown option.
 
     Source: Van Overschee & De Moor, Subspace Identification for Linear Systems (1996); Jansson,
@@ -196,7 +197,7 @@ def identify_batch(
     order: int,
     *,
     dt: float = 1.0,
-    weighting: str | Weighting = "cva",
+    weighting: Weighting = CVA,
     horizon: int | tuple[int, int] | None = None,
     focus: str | None = None,
     direct: bool = True,
@@ -342,7 +343,7 @@ def _fit(y: Tensor, rest: Tensor) -> Tensor:
 
 
 def _options(
-    weighting: str | Weighting,
+    weighting: Weighting,
     focus: str | None,
     stability: float | None,
     order: int | None,
@@ -356,4 +357,6 @@ def _options(
         raise ValueError(f"stability is {stability!r}; a radius in (0, 1] is needed, or None")
     if order is not None and (isinstance(order, bool) or not isinstance(order, int) or order < 1):
         raise ValueError(f"order is {order!r}; a whole number of at least 1 is needed")
-    return weighting_of(weighting)
+    if not isinstance(weighting, Weighting):
+        raise TypeError(f"weighting is {weighting!r}; a Weighting such as CVA or MOESP is needed")
+    return weighting

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from statewise._config import register
 
+
+@register
 @dataclasses.dataclass(frozen=True)
 class Weighting:
     """A member of the family of subspace methods W₁ O W₂ = U S Vᵀ.
@@ -63,12 +66,4 @@ SSARX = Weighting(
 """Canonical variates after a long ARX model, for data from closed loops (Jansson 2003)."""
 
 WEIGHTINGS = {weighting.name: weighting for weighting in (N4SID, MOESP, CVA, SSARX)}
-
-
-def weighting_of(given: str | Weighting) -> Weighting:
-    """A weighting by its name, or itself."""
-    if isinstance(given, Weighting):
-        return given
-    if given not in WEIGHTINGS:
-        raise ValueError(f"weighting is {given!r}; it must be one of {sorted(WEIGHTINGS)}")
-    return WEIGHTINGS[given]
+"""By name, for command lines."""

@@ -84,7 +84,8 @@ def from_zpk(form: ZeroPoleGain) -> StateSpace:
     """
     _check_pairs(form)
     batch = form.gain.shape
-    zeros, poles = (x.reshape(-1, x.shape[-1]) for x in (form.zeros, form.poles))
+    count = form.gain.numel()
+    zeros, poles = (x.reshape(count, x.shape[-1]) for x in (form.zeros, form.poles))
     gains = form.gain.reshape(-1)
     singles = [_cascade(z, p, g) for z, p, g in zip(zeros, poles, gains, strict=True)]
     parts = zip(*singles, strict=True)
