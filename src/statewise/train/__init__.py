@@ -18,6 +18,7 @@ from statewise.train.initial import (
 )
 from statewise.train.losses import MSE, Huber
 from statewise.train.methods import Carry, Windows
+from statewise.train.regularisers import HankelNuclear, ModalL1, Regulariser
 
 if TYPE_CHECKING:
     from statewise.train.distributed import torchrun_group
@@ -46,11 +47,14 @@ __all__ = [
     "FitConfig",
     "FitResult",
     "FreeRunError",
+    "HankelNuclear",
     "Huber",
     "InitialState",
     "Initialiser",
     "LearnedState",
     "LeastSquaresState",
+    "ModalL1",
+    "Regulariser",
     "Windows",
     "ZeroState",
     "build_initialiser",

@@ -96,6 +96,10 @@ class AdamPhase:
             loss.backward()
             if batch.fresh is not None:
                 self.carried = map_state(Tensor.detach, last)
+        penalty = problem.penalty()
+        if penalty is not None:
+            penalty.backward()
+            loss = loss.detach() + penalty.detach()
         loss = self.gradients.combine(loss, problem.ranks)
         norm = self.gradients.norm()
         self.sums += torch.stack((loss, norm)).double()

@@ -9,6 +9,7 @@ from statewise._config import register
 from statewise.train.initial import EncoderState, InitialState, ZeroState, context_samples
 from statewise.train.losses import MSE, Loss
 from statewise.train.methods import Carry, Method, Windows
+from statewise.train.regularisers import Regulariser
 
 
 @register
@@ -29,6 +30,8 @@ class FitConfig:
         dynamics_factor: ratio of the learning rate of the dynamics to ``lr``.
         clip: largest norm of the gradient; None does not clip.
         loss: ``MSE()`` or ``Huber(delta)``.
+        regulariser: what is added to the loss so that states can be removed afterwards,
+            ``HankelNuclear()`` or ``ModalL1()``; None adds nothing.
         initial_state: where windows start.
         valid_state: where free runs of the validation records start; None is ``initial_state``.
         method: ``Windows()`` or ``Carry()``.
@@ -63,6 +66,7 @@ class FitConfig:
     dynamics_factor: float = 0.5
     clip: float | None = 1.0
     loss: Loss = dataclasses.field(default_factory=MSE)
+    regulariser: Regulariser | None = None
     initial_state: InitialState = dataclasses.field(default_factory=ZeroState)
     valid_state: InitialState | None = None
     method: Method = dataclasses.field(default_factory=Windows)
@@ -101,6 +105,11 @@ class FitConfig:
                     f"FitConfig needs {name} to be one of {_names(kinds)}; "
                     f"given {getattr(self, name)!r}"
                 )
+        if not isinstance(self.regulariser, Regulariser | None):
+            raise TypeError(
+                f"FitConfig needs regulariser to be None or one of {_names(Regulariser)}; "
+                f"given {self.regulariser!r}"
+            )
         if self.valid_state is None:
             return
         if not isinstance(self.valid_state, InitialState):

@@ -37,6 +37,7 @@ def fit(
     device: str | torch.device | None = None,
     progress: bool | None = None,
     threads: int | None = None,
+    judge_start: bool = False,
 ) -> FitResult:
     """Train a model to simulate records in free run; the best weights end up in the model.
 
@@ -64,6 +65,8 @@ def fit(
         progress: show a progress bar on standard error; None shows it on a terminal.
         threads: CPU threads while training; None is 1 for a small model, whose operations are too
             short to share, and those of torch otherwise.
+        judge_start: validate the weights that the model comes with, too, so that training never
+            ends below them; for a model that begins at a fit.
 
     Returns:
         History, best step and error, and the trained initial-state strategy.
@@ -96,7 +99,10 @@ def fit(
             if folder is not None:
                 checkpoint = Checkpoint(Path(folder), problem, (records, held_out))
                 log = Path(folder) / "log.jsonl" if problem.ranks.is_main else None
-            result = Run(problem, bar, checkpoint, log, resume).result()
+            run = Run(problem, bar, checkpoint, log, resume)
+            if judge_start:
+                run.judge_start()
+            result = run.result()
         result.initialiser.to(home)
         return result
     finally:
@@ -156,6 +162,17 @@ class Run:
     def seconds(self) -> float:
         """Wall time, runs before a resume included."""
         return self.seconds_before + time.monotonic() - self.started
+
+    def judge_start(self) -> None:
+        """Offer the weights before the first step, as step 0."""
+        if self.tracker.history or self.adam.step_index or not self.tracker.validated:
+            return
+        self.problem.modules.eval()
+        valid = self.problem.error()
+        assert valid is not None
+        self.tracker.offer(valid, 0)
+        self._row("start", 0, math.nan, valid, None, math.nan)
+        self.tracker.append_to_log()
 
     def result(self) -> FitResult:
         """Run what is left of the phases."""

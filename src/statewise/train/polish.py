@@ -118,6 +118,10 @@ class PolishPhase:
                 loss, _ = problem.loss(batch, problem.start(batch))
                 (loss * (self.scale or 1.0)).backward()
                 total += loss.detach()
+            penalty = problem.penalty()
+            if penalty is not None:
+                (penalty * (self.scale or 1.0)).backward()
+                total += penalty.detach()
         return self.gradients.combine(total, problem.ranks) * (self.scale or 1.0)
 
     def step(self) -> tuple[float, float]:

@@ -139,6 +139,13 @@ class Problem:
             values = values * data.weight[:, first:]
         return values.sum() / max(batch.count, 1), last
 
+    def penalty(self) -> Tensor | None:
+        """This rank's part of what the regulariser adds to the loss of a step."""
+        if self.config.regulariser is None:
+            return None
+        dtype = self.parameters[0].dtype
+        return self.config.regulariser.penalty(self.model).to(dtype) / self.ranks.world
+
     def error(self) -> float | None:
         """Free-run validation error of the present weights, the main rank's on every rank."""
         if self.validate is None:
