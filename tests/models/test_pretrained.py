@@ -277,6 +277,15 @@ def test_what_a_config_leaves_out(tmp_path: Path) -> None:
         assert torch.equal(load_pretrained(tmp_path)(given)[0], model(given)[0])
 
 
+@pytest.mark.parametrize("layout", ["transformers", "state-spaces"])
+@pytest.mark.parametrize("layer", [Mamba2.spec(), Mamba2.spec(n_groups=2)])
+def test_heads_that_nobody_counted(layer: LayerSpec, layout: str, tmp_path: Path) -> None:
+    model = ours(layer)
+    model.save_pretrained(tmp_path, layout=layout)
+    given = text(1, 5) % 21
+    assert torch.equal(load_pretrained(tmp_path)(given)[0], model(given)[0])
+
+
 # --- what is refused
 
 

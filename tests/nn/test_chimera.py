@@ -191,3 +191,24 @@ def test_wrong_options_are_told():
         Chimera(4, coupling="full")
     with pytest.raises(ValueError, match="trend = 0"):
         Chimera(4, trend=0)
+
+
+def test_the_closed_loop_is_fed_its_own_outputs() -> None:
+    layer = Chimera(6, variates=3, d_state=2, trend=0.05, seasonal=0.1, seed=1).double()
+    past = noise(2, 7, 6)
+    y, state = layer(past)
+    found, last = layer.rollout(y[:, -1], state, 5)
+    fed = torch.cat([past, y[:, -1:], found[:, :-1]], 1)
+    expected, end = layer(fed)
+    close(found, expected[:, 7:])
+    close(last, end)
+    # The order of variates does not matter to layers whose two ways share their weights.
+    tied = Chimera(6, variates=3, d_state=2, tied=True, seed=1).double()
+    flip = lambda x: x.unflatten(-1, (3, 2)).flip(-2).flatten(-2)  # noqa: E731
+    one, _ = tied.rollout(past[:, 0], tied.init_state(2), 4)
+    other, _ = tied.rollout(flip(past[:, 0]), tied.init_state(2), 4)
+    close(other, flip(one))
+    found.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in layer.trend.parameters())
+    with pytest.raises(ValueError, match="horizon of at least 1; given 0"):
+        layer.rollout(y[:, -1], state, 0)

@@ -124,3 +124,58 @@ def test_wrong_options_are_told() -> None:
             Hyena(2, **options)
     with pytest.raises(ValueError, match="no filter"):
         Hyena(2, order=1, first_filter=False)
+
+
+def test_steps_keep_their_filters_until_something_changes(monkeypatch) -> None:
+    layer = Hyena(2, max_length=7, seed=1).double().eval()
+    made = []
+    plain = ImplicitFilters.forward
+    monkeypatch.setattr(
+        ImplicitFilters, "forward", lambda self, k: made.append(k) or plain(self, k)
+    )
+    u, state = noise(1, 2), layer.init_state(1)
+
+    def steps() -> tuple[int, torch.Tensor]:
+        made.clear()
+        after = layer.step(u, state)[1]
+        return len(made), layer.step(u, after)[0]
+
+    with torch.no_grad():
+        assert steps()[0] == 1
+        count, before = steps()
+        assert count == 0
+        layer.filters.omega.mul_(1.5)
+        count, after = steps()
+        assert count == 1
+        assert not torch.equal(before, after)
+        layer.float().double()
+        assert steps()[0] == 1
+        layer.load_state_dict(layer.state_dict())
+        assert steps()[0] == 1
+        layer.filters.last.weight.data.mul_(2)
+        count, after = layer.eval() and steps()
+        assert count == 1
+        layer.filters.last.weight.data.div_(2)
+        assert not torch.equal(layer.eval() and steps()[1], after)
+        weights = {name: 2 * value for name, value in layer.named_parameters()}
+        given = torch.func.functional_call(layer, weights, (u.unsqueeze(1), state))[0]
+        layer.train()
+        steps()
+        assert len(made) == 2
+    layer.eval()
+    steps()
+    assert len(made) == 2
+    with torch.no_grad():
+        for name, value in layer.named_parameters():
+            value.copy_(weights[name])
+        torch.testing.assert_close(layer.step(u, state)[0], given[:, 0])
+
+
+def test_gradients_of_steps_reach_the_filters() -> None:
+    layer = Hyena(2, max_length=7, seed=1).double().eval()
+    u, state = noise(1, 2), layer.init_state(1)
+    with torch.no_grad():
+        layer.step(u, state)
+    y, state = layer.step(u, state)
+    y.square().sum().backward()
+    assert all(p.grad is not None for p in layer.filters.parameters())

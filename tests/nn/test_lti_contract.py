@@ -21,6 +21,7 @@ from statewise.nn import (
     DiscreteDiagonal,
     LogTimeConstants,
     NyquistFan,
+    PolarDiagonal,
     RealDiagonal,
     S4DInv,
     S4DLegS,
@@ -59,6 +60,15 @@ class TestDiscreteTrainedGainBank(LTIContract):
 
 class TestDiscreteNoGain(LTIContract):
     poles = DiscreteDiagonal(NyquistFan(), "none")
+
+
+class TestPolar(LTIContract):
+    poles = PolarDiagonal()
+
+
+class TestPolarBank(LTIContract):
+    poles = PolarDiagonal()
+    coupling = Bank()
 
 
 class TestContinuousZOHPerState(LTIContract):

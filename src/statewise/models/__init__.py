@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from statewise._lazy import attach
 
 if TYPE_CHECKING:
+    from statewise.models.captured_step import CapturedStep
     from statewise.models.config import DeepWienerConfig
     from statewise.models.deep_wiener import DeepWiener
     from statewise.models.hub import push_to_hub
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from statewise.models.storage import load_model, save_model
 
 _LAZY = {
+    "CapturedStep": "captured_step",
     "DeepWiener": "deep_wiener",
     "DeepWienerConfig": "config",
     "Generation": "language_model",
@@ -47,6 +49,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "CapturedStep",
     "DeepWiener",
     "DeepWienerConfig",
     "Generation",

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from statewise._config import register
 from statewise.nn.layer_spec import LayerSpec
-from statewise.nn.specs import (
-    FFT,
-    GLU,
-    Auto,
-    Bank,
-    Dense,
-    DiscreteDiagonal,
-    Norm,
-    PolesConfig,
-    Scan,
-    StaticMap,
-)
+from statewise.nn.specs import FFT, Auto, Bank, Dense, DiscreteDiagonal, Norm, PolesConfig, Scan
+from statewise.nn.static_specs import GLU, StaticMap
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "n_layers": (int,),
@@ -34,7 +25,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "direct": (bool,),
     "bias": (bool,),
     "simulator": (Scan, FFT, Auto),
-    "layer": (LayerSpec, type(None)),
+    "layer": (LayerSpec, tuple, type(None)),
+    "gain": (float, int, type(None)),
 }
 
 
@@ -60,8 +52,12 @@ class DeepWienerConfig:
         bias: a bias at the output of every linear system.
         simulator: how the linear systems run over a sequence.
         layer: another layer in the place of the linear system, such as ``Mamba.spec(d_state=8)``;
-            then ``d_state``, ``poles``, ``coupling``, ``bias`` and ``simulator`` say nothing. None
-            for the linear system.
+            then ``d_state``, ``poles``, ``coupling``, ``bias`` and ``simulator`` say nothing. A
+            sequence of them gives each block its own. None for the linear system.
+        gain: a bound of ‖y − y'‖₂ / ‖u − u'‖₂ for the whole model, which output map and direct map
+            are scaled down to where the product of the parts is more; it needs parts with a known
+            bound, such as ``layer=L2Bounded.spec()`` and ``static=OneLipschitz()``. None for no
+            such bound.
     """
 
     n_layers: int = 3
@@ -78,9 +74,12 @@ class DeepWienerConfig:
     direct: bool = False
     bias: bool = False
     simulator: Scan | FFT | Auto = dataclasses.field(default_factory=Auto)
-    layer: LayerSpec | None = None
+    layer: LayerSpec | tuple[LayerSpec, ...] | None = None
+    gain: float | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.layer, list):
+            object.__setattr__(self, "layer", tuple(self.layer))
         for name, kinds in _KINDS.items():
             value = getattr(self, name)
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
@@ -91,3 +90,18 @@ class DeepWienerConfig:
                 raise ValueError(f"DeepWiener needs {name} >= 1; given {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is in [0, 1); given {self.dropout}")
+        if self.gain is not None and not 0 < self.gain < math.inf:
+            raise ValueError(f"DeepWiener needs a positive gain; given {self.gain}")
+        if isinstance(self.layer, tuple):
+            if not all(isinstance(one, LayerSpec) for one in self.layer):
+                raise TypeError(f"DeepWiener takes layers of type LayerSpec; given {self.layer!r}")
+            if len(self.layer) != self.n_layers:
+                raise ValueError(
+                    f"DeepWiener takes one layer for each of its {self.n_layers} blocks; given "
+                    f"{len(self.layer)}"
+                )
+
+    @property
+    def layers(self) -> tuple[LayerSpec | None, ...]:
+        """The layer of every block; None for the linear system of the config."""
+        return self.layer if isinstance(self.layer, tuple) else (self.layer,) * self.n_layers

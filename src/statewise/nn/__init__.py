@@ -36,7 +36,9 @@ if TYPE_CHECKING:
         S4DLin,
         S4DReal,
     )
+    from statewise.nn.l2_bounded import L2Bounded
     from statewise.nn.layer_spec import BlockSpec, LayerSpec
+    from statewise.nn.linear_cde import LinearCDE
     from statewise.nn.liquid_s4 import LiquidS4, LiquidState
     from statewise.nn.long_conv import LongConv
     from statewise.nn.longhorn import Longhorn, LonghornState
@@ -47,7 +49,14 @@ if TYPE_CHECKING:
     from statewise.nn.mamba import Mamba, MambaState
     from statewise.nn.mamba2 import Mamba2, Mamba2State
     from statewise.nn.mamba3 import Mamba3, Mamba3State
-    from statewise.nn.mup import MupFactors, mup_factors, mup_groups
+    from statewise.nn.mup import (
+        MupFactors,
+        mup_factors,
+        mup_groups,
+        mup_slices,
+        mup_start_,
+    )
+    from statewise.nn.one_lipschitz import certified_gain
     from statewise.nn.para_gru import ParaGRU
     from statewise.nn.para_lstm import ParaLSTM
     from statewise.nn.recurrent import GRU, LSTM, Elman, LSTMState
@@ -62,23 +71,28 @@ if TYPE_CHECKING:
     from statewise.nn.sma import SeqBoat, SeqBoatState
     from statewise.nn.solvers import NewtonSolver, SequentialSolver
     from statewise.nn.specs import (
-        ELU,
         FFT,
-        GELU,
-        GLU,
-        MLP,
         Auto,
         Bank,
         ContinuousDiagonal,
         Dense,
         DiscreteDiagonal,
-        Identity,
         LayerNorm,
-        Polynomial,
+        PolarDiagonal,
         RealDiagonal,
         RMSNorm,
         Scan,
         Selective,
+    )
+    from statewise.nn.static_specs import (
+        ELU,
+        GELU,
+        GLU,
+        MLP,
+        Identity,
+        LinearPlus,
+        OneLipschitz,
+        Polynomial,
         StaticMap,
         Tanh,
     )
@@ -100,15 +114,15 @@ _LAZY = {
     "DSS": "dss",
     "Dense": "specs",
     "DiscreteDiagonal": "specs",
-    "ELU": "specs",
+    "ELU": "static_specs",
     "EMA": "ema",
     "Elman": "recurrent",
     "FFT": "specs",
     "FeedForward": "feed_forward",
     "GAU": "gau",
     "GAUState": "gau",
-    "GELU": "specs",
-    "GLU": "specs",
+    "GELU": "static_specs",
+    "GLU": "static_specs",
     "GRU": "recurrent",
     "GSS": "gss",
     "Gated": "gated",
@@ -119,7 +133,8 @@ _LAZY = {
     "H3State": "h3",
     "Hyena": "hyena",
     "HyenaState": "hyena",
-    "Identity": "specs",
+    "Identity": "static_specs",
+    "L2Bounded": "l2_bounded",
     "LRU": "lru",
     "LSSL": "lssl",
     "LSTM": "recurrent",
@@ -130,6 +145,8 @@ _LAZY = {
     "LayerNorm": "specs",
     "LayerSpec": "layer_spec",
     "LegSBlocks": "initialisers",
+    "LinearCDE": "linear_cde",
+    "LinearPlus": "static_specs",
     "LiquidS4": "liquid_s4",
     "LiquidState": "liquid_s4",
     "LogTimeConstants": "initialisers",
@@ -138,7 +155,7 @@ _LAZY = {
     "LongVQState": "longvq",
     "Longhorn": "longhorn",
     "LonghornState": "longhorn",
-    "MLP": "specs",
+    "MLP": "static_specs",
     "Mamba": "mamba",
     "Mamba2": "mamba2",
     "Mamba2State": "mamba2",
@@ -148,9 +165,11 @@ _LAZY = {
     "MupFactors": "mup",
     "NewtonSolver": "solvers",
     "NyquistFan": "initialisers",
+    "OneLipschitz": "static_specs",
     "ParaGRU": "para_gru",
     "ParaLSTM": "para_lstm",
-    "Polynomial": "specs",
+    "PolarDiagonal": "specs",
+    "Polynomial": "static_specs",
     "RGLRU": "rg_lru",
     "RMSNorm": "specs",
     "RealDiagonal": "specs",
@@ -172,12 +191,15 @@ _LAZY = {
     "SeqBoatState": "sma",
     "SequentialSolver": "solvers",
     "State": "contract",
-    "StaticMap": "specs",
-    "Tanh": "specs",
+    "StaticMap": "static_specs",
+    "Tanh": "static_specs",
     "WienerBlock": "wiener",
+    "certified_gain": "one_lipschitz",
     "map_state": "contract",
     "mup_factors": "mup",
     "mup_groups": "mup",
+    "mup_slices": "mup",
+    "mup_start_": "mup",
     "parameter_groups": "roles",
     "parameter_roles": "roles",
     "state_tensors": "contract",
@@ -231,12 +253,15 @@ __all__ = [
     "Hyena",
     "HyenaState",
     "Identity",
+    "L2Bounded",
     "LSTMState",
     "LTIState",
     "Layer",
     "LayerNorm",
     "LayerSpec",
     "LegSBlocks",
+    "LinearCDE",
+    "LinearPlus",
     "LiquidS4",
     "LiquidState",
     "LogTimeConstants",
@@ -254,8 +279,10 @@ __all__ = [
     "MupFactors",
     "NewtonSolver",
     "NyquistFan",
+    "OneLipschitz",
     "ParaGRU",
     "ParaLSTM",
+    "PolarDiagonal",
     "Polynomial",
     "RMSNorm",
     "RealDiagonal",
@@ -274,9 +301,12 @@ __all__ = [
     "StaticMap",
     "Tanh",
     "WienerBlock",
+    "certified_gain",
     "map_state",
     "mup_factors",
     "mup_groups",
+    "mup_slices",
+    "mup_start_",
     "parameter_groups",
     "parameter_roles",
     "state_tensors",

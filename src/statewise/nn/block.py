@@ -16,7 +16,8 @@ from statewise.nn.contract import (
     mask_input,
     valid_steps,
 )
-from statewise.nn.specs import Identity, Norm, StaticMap
+from statewise.nn.specs import Norm
+from statewise.nn.static_specs import Identity, StaticMap
 
 
 class Block(Layer):

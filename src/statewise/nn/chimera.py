@@ -257,6 +257,33 @@ class Chimera(Recurrence):
         y, state = self._sequence(u.unsqueeze(1), state, step, None, None)
         return y[:, 0], state
 
+    def rollout(self, u: Tensor, state: State, horizon: int) -> tuple[Tensor, State]:
+        """Run the closed loop u_{t+1} = y_t: forecasts of all variates, each fed back as an input.
+
+        The maps B, C and Δ depend on what is fed back, so that the loop, unlike that of a
+        :class:`Companion`, is no linear system and goes step by step. Behind a window of the past,
+        ``y, state = layer(past)``, the first forecast is y[:, −1], and
+        ``rollout(y[:, -1], state, horizon)`` gives those behind it.
+
+        Args:
+            u: first input of the loop, (B, d_model).
+            state: state before it.
+            horizon: H, at least 1.
+
+        Returns:
+            y (B, H, d_model), and the state after H steps.
+
+        Raises:
+            ValueError: a horizon below 1, or a shape that does not fit.
+        """
+        if horizon < 1:
+            raise ValueError(f"rollout needs a horizon of at least 1; given {horizon}")
+        outputs = []
+        for _ in range(horizon):
+            u, state = self.step(u, state)
+            outputs.append(u)
+        return torch.stack(outputs, 1), state
+
     def _both_ways(
         self, grids: nn.ModuleList, x: Tensor, state: Tensor, given: dict[str, Tensor | None]
     ) -> tuple[Tensor, Tensor]:

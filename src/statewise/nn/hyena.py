@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -40,8 +40,9 @@ class Hyena(Recurrence):
     A filter has no state of finite size but its history. The layer carries the last K − 1 values of
     each z^n, K = ``max_length``, forgets what is older, and is then exact: a sequence may be cut
     anywhere. A sequence of L samples costs O(N max(L, K) log K) a channel, however short it is. A
-    step costs O(N K), and makes the K taps of all filters anew; the state holds N K d_model
-    numbers, as much as attention over K samples keeps.
+    step costs O(N K); the state holds N K d_model numbers, as much as attention over K samples
+    keeps. In evaluation mode and without gradients, steps keep the taps until a parameter of their
+    network is written to (through ``.data``, which hides it: until :meth:`train` is called).
 
     ``dt`` is refused: filters are functions of the count of samples. Order 2 with other filters
     is H3. The published code leaves out h^1 and calls that order N, which ``first_filter=False``
@@ -116,6 +117,12 @@ class Hyena(Recurrence):
             filters, d_model, features, filter_width, filter_depth, sine, window_shift, rng
         )
         self.leave = linear(d_model, d_model, rng)
+        self._kept: _Kept | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, and forget the taps that steps have kept."""
+        self._kept = None
+        return super().train(mode)
 
     def init_state(self, batch: int) -> State:
         """The state of rest: windows of zeros, see :class:`HyenaState`."""
@@ -154,12 +161,51 @@ class Hyena(Recurrence):
         if not self.first_filter:
             z = gates.pop(0) * z
         long = []
-        filters = self.filters(self.max_length)
+        filters = self._taps_of_a_step()
         for h, d, window, gate in zip(filters, self.D, state.long, gates, strict=True):
             y, window = convolve_sample(z, h, window)
             long.append(window)
             z = gate * (y + d * z).to(z.dtype)
         return self.leave(z), HyenaState(short, tuple(long))
+
+    def _taps_of_a_step(self) -> Tensor:
+        """The filters, made again only where something may have changed."""
+        sources = list(self.filters.parameters())
+        if self.training or torch.is_grad_enabled() or not _Kept.can(sources):
+            return self.filters(self.max_length)
+        if self._kept is None or not self._kept.still(sources):
+            self._kept = _Kept(self.filters(self.max_length), sources)
+        return self._kept.value
+
+
+class _Kept:
+    """A tensor, and the parameters that it was made of as they were then."""
+
+    def __init__(self, value: Tensor, sources: list[nn.Parameter]) -> None:
+        self.value = value
+        # Aliases hold the memory, so that no other tensor can have its address.
+        self._aliases = [source.detach() for source in sources]
+        self._versions = [source._version for source in sources]
+
+    @staticmethod
+    def can(sources: list[nn.Parameter]) -> bool:
+        """Whether writes to these parameters would be noticed."""
+        if torch.compiler.is_compiling():
+            return False
+        # A captured graph is not asked again; it makes the taps at every replay.
+        if sources[0].is_cuda and torch.cuda.is_current_stream_capturing():
+            return False
+        return all(type(one) is nn.Parameter and not one.is_inference() for one in sources)
+
+    def still(self, sources: list[nn.Parameter]) -> bool:
+        """Whether these are the same parameters, not written to since."""
+        return all(
+            alias.data_ptr() == one.data_ptr()
+            and alias.dtype == one.dtype
+            and alias.device == one.device
+            and version == one._version
+            for alias, one, version in zip(self._aliases, sources, self._versions, strict=True)
+        )
 
 
 class ImplicitFilters(nn.Module):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from statewise._config import register, to_dict
-from statewise.nn.specs import Identity, Norm, RMSNorm, StaticMap
+from statewise.nn.specs import Norm, RMSNorm
+from statewise.nn.static_specs import Identity, StaticMap
 
 if TYPE_CHECKING:
     from statewise.nn.block import Block

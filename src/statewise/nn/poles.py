@@ -18,7 +18,12 @@ from torch import Tensor, nn
 from statewise.lti.discretise import ZOH, Bilinear, DiscretisedPoles
 from statewise.lti.functions import complex_exp, phi1
 from statewise.nn.initialisers import PoleLaw
-from statewise.nn.specs import ContinuousDiagonal, DiscreteDiagonal, RealDiagonal
+from statewise.nn.specs import (
+    ContinuousDiagonal,
+    DiscreteDiagonal,
+    PolarDiagonal,
+    RealDiagonal,
+)
 
 
 def _as_work(parameter: Tensor) -> Tensor:
@@ -126,6 +131,48 @@ class DiscreteDiagonalPoles(Poles):
         return DiscretisedPoles(complex_exp(scaled), gamma * hold, None)
 
 
+class PolarDiagonalPoles(Poles):
+    """The module of :class:`~statewise.nn.PolarDiagonal`."""
+
+    roles: ClassVar[dict[str, str]] = {"nu": "A", "theta": "A"}
+
+    def __init__(self, config: PolarDiagonal, n: int, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.config, self.n = config, n
+        dtype = torch.get_default_dtype()
+        self.nu = nn.Parameter(torch.zeros(n, dtype=dtype))
+        self.theta = nn.Parameter(torch.zeros(n, dtype=dtype))
+        self.place(torch.from_numpy(config.law.sample(n, rng)))
+
+    def place(self, poles: Tensor) -> None:
+        """Put the poles somewhere: (S,), complex, inside the unit circle."""
+        poles = poles.to(torch.complex128)
+        decay = -poles.abs().log()
+        with torch.no_grad():
+            self.nu.copy_(decay.clamp(1e-12, 80.0).log())
+            self.theta.copy_(poles.angle())
+
+    @property
+    def log_poles(self) -> Tensor:
+        """The logarithms log λ̄ = −e^ν + iθ, complex, shape (S,)."""
+        return torch.complex(-torch.exp(_as_work(self.nu)), _as_work(self.theta))
+
+    def held(self) -> HeldPoles:
+        """See :meth:`Poles.held`."""
+        log_poles = self.log_poles
+        return HeldPoles(log_poles, 1 / phi1(log_poles), "zoh")
+
+    def discretise(self, dt: Tensor | None = None) -> DiscretisedPoles:
+        """See :meth:`Poles.discretise`."""
+        log_poles = self.log_poles
+        if dt is None:
+            return DiscretisedPoles(complex_exp(log_poles), torch.ones_like(log_poles), None)
+        dt = dt.to(log_poles.real.dtype)
+        scaled = log_poles * dt
+        hold = dt * phi1(scaled) / phi1(log_poles)
+        return DiscretisedPoles(complex_exp(scaled), hold, None)
+
+
 def draw_log_steps(
     dt_min: float, dt_max: float, count: int, rng: np.random.Generator
 ) -> np.ndarray:
@@ -170,7 +217,7 @@ class _SteppedPoles(Poles):
 
     def held(self) -> HeldPoles | None:
         """See :meth:`Poles.held`."""
-        rule = {ZOH: "zoh", Bilinear: "bilinear"}.get(type(self.config.rule))
+        rule = {ZOH(): "zoh", Bilinear(): "bilinear"}.get(self.config.rule)
         if rule is None:
             return None
         poles, step = self.continuous, self.dt

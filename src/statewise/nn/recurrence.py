@@ -28,6 +28,8 @@ class Recurrence(Layer):
     """
 
     timed: ClassVar[bool] = False
+    _tails: tuple[tuple[int, ...], ...] | None = None
+    """Shapes of the parts of a state behind the batch, as they were last found."""
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -102,14 +104,21 @@ class Recurrence(Layer):
 
     def _check_state(self, state: State, batch: int) -> State:
         """The state in the type of states, or rest; its shapes must fit layer and batch."""
-        rest = self.init_state(batch)
         if state is None:
-            return rest
-        expected = [tuple(part.shape) for part in state_tensors(rest)]
+            return self.init_state(batch)
         given = [tuple(part.shape) for part in state_tensors(state)]
-        if given != expected:
-            raise ValueError(
-                f"{type(self).__name__} takes a state of shape {' and '.join(map(str, expected))} "
-                f"for this input; given {' and '.join(map(str, given))}"
-            )
-        return map_state(lambda part: part.to(self.state_dtype), state)
+        # A whole state of rest at every step would cost more than many steps do.
+        tracing = torch.compiler.is_compiling()
+        known = None if tracing or self._tails is None else [(batch, *one) for one in self._tails]
+        if given != known:
+            expected = [tuple(part.shape) for part in state_tensors(self.init_state(batch))]
+            if given != expected:
+                raise ValueError(
+                    f"{type(self).__name__} takes a state of shape "
+                    f"{' and '.join(map(str, expected))} for this input; given "
+                    f"{' and '.join(map(str, given))}"
+                )
+            if not tracing:
+                self._tails = tuple(shape[1:] for shape in expected)
+        dtype = self.state_dtype
+        return map_state(lambda part: part.to(dtype), state)

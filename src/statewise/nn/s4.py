@@ -19,6 +19,8 @@ from statewise.ops import cauchy_kernel
 
 DECAY_MIN = 1e-4
 """Smallest initial decay of the normal part: it is 0 for LegT, LagT and FouT, and −e^α is not."""
+SPAN = 64
+"""Uneven steps whose coefficients are made at once."""
 
 
 class S4(Recurrence):
@@ -115,7 +117,7 @@ class S4(Recurrence):
         with torch.autocast(u.device.type, enabled=False):
             wide = u.to(state.dtype)
             state = self._advance(state, wide, dt)
-            return self._read(state) + self.D.to(wide.dtype) * wide, state
+            return self._read(*state.unbind(-1)) + self.D.to(wide.dtype) * wide, state
 
     def kernel(self, length: int) -> Tensor:
         """The impulse response without D, K_l = 2 Re(C Ā^l B̄), in float64.
@@ -154,32 +156,40 @@ class S4(Recurrence):
         return a, b, row.flatten(-2).unsqueeze(1)
 
     def _advance(self, x: Tensor, u: Tensor, dt: Tensor | None) -> Tensor:
-        """Ā x + B̄ u for states (..., H, N, 2) and inputs (..., H), in the type of the states.
+        """Ā x + B̄ u for states (..., H, N, 2) and inputs (..., H), in the type of the states."""
+        p, inverse, columns, weigh, push = self._resolvent(x.dtype, dt)
+        side = _times(inverse, 2 * x + push * u[..., None, None])
+        seen = _project(p, side).movedim(-2, -1).unsqueeze(-1)
+        weights = (weigh @ seen).squeeze(-1).movedim(-1, -2)
+        return side - _spread(columns, weights) - x
 
-        With h = Δ/2 and E = 1/(1 − hΛ), (I − hA)⁻¹ = E − h E P (I + h P* E P)⁻¹ P* E.
+    def _resolvent(self, dtype: torch.dtype, dt: Tensor | None) -> tuple[Tensor, ...]:
+        """What a step is made of: Ā x + B̄ u = R (2 x + Δ B u) − x, R = (I − hA)⁻¹, h = Δ/2.
+
+        With E = 1/(1 − hΛ), R = E − E P (I + h P* E P)⁻¹ h P* E.
+
+        Returns:
+            P, E (..., H, N, 2), E P (..., R, H, N, 2), the matrices (I + h P* E P)⁻¹ h
+            (..., H, R, R), and Δ B (..., H, N, 2).
         """
-        dtype = x.dtype
         step = torch.exp(self.log_dt.to(dtype))
         if dt is not None:
             step = step * dt.to(dtype).unsqueeze(-1)
         half = (step / 2)[..., None]
         real, imag = -torch.exp(self.log_decay.to(dtype)), self.frequency.to(dtype)
         p, b = self.P.to(dtype), self.B.to(dtype)
-        pole = torch.stack([real, imag], -1)
-        side = x + half[..., None] * (_times(pole, x) - _spread(p, _project(p, x)))
-        side = side + step[..., None, None] * b * u[..., None, None]
         size = (1 - half * real) ** 2 + (half * imag) ** 2
         inverse = torch.stack([(1 - half * real) / size, half * imag / size], -1)
-        side = _times(inverse, side)
         columns = _times(inverse.unsqueeze(-4), p)
-        gram = half.unsqueeze(-1) * _gram(p, columns)
-        weights = _solve(gram, half * _project(p, side).movedim(-2, -1))
-        return side - _spread(columns, weights.movedim(-1, -2))
+        half = half.unsqueeze(-1)
+        unit = torch.eye(p.shape[0], dtype=dtype, device=p.device)
+        weigh = _solve(half * _gram(p, columns), half * unit)
+        return p, inverse, columns, weigh, step[..., None, None] * b
 
-    def _read(self, x: Tensor) -> Tensor:
+    def _read(self, real: Tensor, imag: Tensor) -> Tensor:
         """2 Re(C x), (..., H)."""
-        c = self.C.to(x.dtype)
-        return 2 * (c[..., 0] * x[..., 0] - c[..., 1] * x[..., 1]).sum(-1)
+        c = self.C.to(real.dtype)
+        return 2 * (c[..., 0] * real - c[..., 1] * imag).sum(-1)
 
     def _taps(self, row: Tensor, length: int) -> Callable[[list[Tensor]], Tensor] | None:
         """How :func:`run_bank` gets its taps: by Cauchy products beyond a chunk."""
@@ -219,13 +229,44 @@ class S4(Recurrence):
     def _recur(
         self, u: Tensor, state: Tensor, dt: Tensor, reset: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        outputs = []
-        for k in range(u.shape[1]):
-            if reset is not None:
-                state = torch.where(reset[:, k, None, None, None], 0, state)
-            state = self._advance(state, u[:, k], dt[:, k])
-            outputs.append(self._read(state))
-        return torch.stack(outputs, 1), state
+        # Real and imaginary parts apart: a loop of small steps is bound by their number, and pairs
+        # would have to be put together at every one.
+        outputs, parts = [], state.unbind(-1)
+        for first in range(0, u.shape[1], SPAN):
+            span = slice(first, first + SPAN)
+            p, inverse, columns, weigh, push = self._resolvent(state.dtype, dt[:, span])
+            push = push * u[:, span, :, None, None]
+            # Cut once: a cut at every step would have a gradient of the whole at every step.
+            pieces = (*inverse.unbind(-1), *columns.unbind(-1), weigh, *push.unbind(-1))
+            steps = [piece.unbind(1) for piece in pieces]
+            rows = (2 * p).unbind(-1)
+            found = []
+            for k, step in enumerate(zip(*steps, strict=True), first):
+                if reset is not None:
+                    fresh = reset[:, k, None, None]
+                    parts = tuple(torch.where(fresh, 0, part) for part in parts)
+                parts = _resolved(parts, rows, step)
+                found.append(parts)
+            outputs.append(self._read(*(torch.stack(side, 1) for side in zip(*found, strict=True))))
+        return torch.cat(outputs, 1), torch.stack(parts, -1)
+
+
+def _resolved(
+    state: tuple[Tensor, ...], rows: tuple[Tensor, ...], step: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """R (2 x + Δ B u) − x, see :meth:`S4._resolvent`; real and imaginary parts (B, H, N)."""
+    er, ei, cr, ci, weigh, br, bi = step
+    xr, xi = torch.add(br, state[0], alpha=2), torch.add(bi, state[1], alpha=2)
+    yr = torch.addcmul(er * xr, ei, xi, value=-1)
+    yi = torch.addcmul(er * xi, ei, xr)
+    seen = (rows[0] * yr.unsqueeze(1) + rows[1] * yi.unsqueeze(1)).sum(-1)
+    if weigh.shape[-1] == 1:
+        w = weigh[..., 0] * seen[:, 0].unsqueeze(-1)
+        yr, yi = (torch.addcmul(y, c[:, 0], w, value=-1) for y, c in ((yr, cr), (yi, ci)))
+    else:
+        w = (weigh @ seen.mT.unsqueeze(-1)).squeeze(-1).mT.unsqueeze(-1)
+        yr, yi = yr - (cr * w).sum(1), yi - (ci * w).sum(1)
+    return yr - state[0], yi - state[1]
 
 
 def _parameter(start: np.ndarray) -> nn.Parameter:
@@ -267,8 +308,8 @@ def _gram(p: Tensor, columns: Tensor) -> Tensor:
 
 
 def _solve(gram: Tensor, right: Tensor) -> Tensor:
-    """Solution of (I + G) w = r for real G (..., R, R) and r (..., R)."""
+    """(I + G)⁻¹ r for real matrices (..., R, R)."""
     if gram.shape[-1] == 1:
-        return right / (1 + gram[..., 0])
+        return right / (1 + gram)
     system = gram + torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(system, right.unsqueeze(-1)).squeeze(-1)
+    return torch.linalg.solve(system, right.expand_as(system))

@@ -129,6 +129,28 @@ class RealDiagonal(PolesConfig):
         return RealDiagonalPoles(self, n, groups, rng)
 
 
+@register
+@dataclasses.dataclass(frozen=True)
+class PolarDiagonal(PolesConfig):
+    """λ̄ = exp(−e^ν + iθ) with any phase: it holds every pole inside the unit circle.
+
+    Real poles, negative ones too, are single states (θ = 0 or π) and stay real in training where C
+    and B are real. The input has no gain. What :func:`statewise.compress.reduce` gives is written
+    in it. Relative steps δ are as for :class:`DiscreteDiagonal`, with |θ| ≤ π for the logarithm.
+
+    Attributes:
+        law: where the poles start.
+    """
+
+    law: DiscreteLaw = dataclasses.field(default_factory=Ring)
+
+    def build(self, n: int, groups: int, rng: np.random.Generator) -> Poles:
+        """See :meth:`PolesConfig.build`."""
+        from statewise.nn.poles import PolarDiagonalPoles
+
+        return PolarDiagonalPoles(self, n * groups, rng)
+
+
 def _check_steps(dt_min: float, dt_max: float) -> None:
     if not 0 < dt_min <= dt_max:
         raise ValueError(
@@ -173,127 +195,6 @@ class Auto:
     """
 
     crossover: int = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class StaticMap(abc.ABC):
-    """A memoryless map on channels, as data."""
-
-    @abc.abstractmethod
-    def build(self, channels: int, rng: np.random.Generator) -> nn.Module:
-        """Make the module for ``channels`` inputs and outputs."""
-
-
-@register
-@dataclasses.dataclass(frozen=True)
-class Identity(StaticMap):
-    """σ(η) = η: the block stays linear."""
-
-    def build(self, channels: int, rng: np.random.Generator) -> nn.Module:
-        """See :meth:`StaticMap.build`."""
-        from torch import nn
-
-        return nn.Identity()
-
-
-@register
-@dataclasses.dataclass(frozen=True)
-class ELU(StaticMap):
-    """σ(η) = η for η > 0, e^η − 1 otherwise, channel by channel."""
-
-    def build(self, channels: int, rng: np.random.Generator) -> nn.Module:
-        """See :meth:`StaticMap.build`."""
-        from torch import nn
-
-        return nn.ELU()
-
-
-@register
-@dataclasses.dataclass(frozen=True)
-class Tanh(StaticMap):
-    """σ(η) = tanh η, channel by channel."""
-
-    def build(self, channels: int, rng: np.random.Generator) -> nn.Module:
-        """See :meth:`StaticMap.build`."""
-        from torch import nn
-
-        return nn.Tanh()
-
-
-@register
-@dataclasses.dataclass(frozen=True)
-class GELU(StaticMap):
-    """σ(η) = η Φ(η), channel by channel."""
-
-    def build(self, channels: int, rng: np.random.Generator) -> nn.Module:
-        """See :meth:`StaticMap.build`."""
-        from torch import nn
-
-        return nn.GELU()
-
-
-@register
-@dataclasses.dataclass(frozen=True)
-class GLU(StaticMap):
-    """σ(η) = (W₁ g + b₁) ⊙ sigmoid(W₂ g + b₂) with g = GELU(η), the gate of S4, S5 and LRU."""
-
-    def build(self, channels: int, rng: np.random.Generator) -> nn.Module:
-        """See :meth:`StaticMap.build`."""
-        from statewise.nn.static import GatedUnit
-
-        return GatedUnit(channels, rng)
-
-
-@register
-@dataclasses.dataclass(frozen=True)
-class MLP(StaticMap):
-    """σ(η) = W₂ tanh(W₁ η + b₁) + b₂.
-
-    Attributes:
-        hidden: number of hidden units.
-    """
-
-    hidden: int = 32
-
-    def build(self, channels: int, rng: np.random.Generator) -> nn.Module:
-        """See :meth:`StaticMap.build`."""
-        from torch import nn
-
-        from statewise.nn.static import linear
-
-        return nn.Sequential(
-            linear(channels, self.hidden, rng), nn.Tanh(), linear(self.hidden, channels, rng)
-        )
-
-
-@register
-@dataclasses.dataclass(frozen=True)
-class Polynomial(StaticMap):
-    """σ(η) = Σ_p c_p T_p(η/s), Chebyshev polynomials per channel, linear outside |η| ≤ s.
-
-    The linear continuation keeps the map Lipschitz, so that a simulation cannot run away outside
-    the range that the data covered. It starts as the identity.
-
-    Attributes:
-        degree: highest degree, at least 1.
-        support: s, the half width of the range, in units of the signal's standard deviation.
-    """
-
-    degree: int = 3
-    support: float = 3.0
-
-    def __post_init__(self) -> None:
-        if self.degree < 1 or self.support <= 0:
-            raise ValueError(
-                f"Polynomial needs degree >= 1 and support > 0; given degree = {self.degree}, "
-                f"support = {self.support}"
-            )
-
-    def build(self, channels: int, rng: np.random.Generator) -> nn.Module:
-        """See :meth:`StaticMap.build`."""
-        from statewise.nn.static import ChebyshevSeries
-
-        return ChebyshevSeries(self, channels)
 
 
 @dataclasses.dataclass(frozen=True)

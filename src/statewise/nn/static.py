@@ -1,19 +1,19 @@
 """Static maps: what stands between the linear systems of a deep Wiener model.
 
 All act on the last axis alone, so they are the same for a sequence and for a sample. The
-dataclasses that name them are in :mod:`statewise.nn.specs`.
+dataclasses that name them are in :mod:`statewise.nn.static_specs`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from statewise.nn.specs import Polynomial
+from statewise.nn.static_specs import Polynomial
 
 
 def linear(d_input: int, d_output: int, rng: np.random.Generator, bias: bool = True) -> nn.Linear:
@@ -78,6 +78,23 @@ class ChebyshevSeries(nn.Module):
             value = value + c[p] * now
             slope = slope + c[p] * slope_now
         return value, slope
+
+
+class LinearAndMap(nn.Module):
+    """The module of :class:`~statewise.nn.LinearPlus`."""
+
+    roles: ClassVar[dict[str, str]] = {"linear": "scale", "weight": "scale"}
+
+    def __init__(self, map: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.map = map
+        self.linear = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, eta: Tensor) -> Tensor:
+        """σ(η), channel by channel beside what the other map does."""
+        value = self.weight.to(eta.dtype) * self.map(eta)
+        return self.linear.to(eta.dtype) * eta + value
 
 
 class RootMeanSquareNorm(nn.RMSNorm):

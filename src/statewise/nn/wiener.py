@@ -8,7 +8,7 @@ import numpy as np
 
 from statewise.nn.block import Block
 from statewise.nn.lti import LTI
-from statewise.nn.specs import StaticMap
+from statewise.nn.static_specs import StaticMap
 
 
 class WienerBlock(Block):

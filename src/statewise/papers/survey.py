@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from statewise.nn.layer_spec import BlockSpec, LayerSpec
-from statewise.nn.specs import GLU, LayerNorm
+from statewise.nn.specs import LayerNorm
+from statewise.nn.static_specs import GLU
 
 KINDS = ("structure", "gating", "recurrence", "hybrid", "attention", "application")
 

@@ -173,25 +173,22 @@ ABSENT = (
         missing="It needs the two layers; the scans are here.",
     ),
     Architecture(
-        "Linear CDE, SLiCE, PD-SSM",
-        2024,
+        "PD-SSM",
+        2025,
         "structure",
         True,
-        "transitions e^{Σ A_i Δω_i} of a path ω: dense, structured, or permuted diagonal",
-        ("block_scan", "linear_scan"),
-        missing=(
-            "It needs a layer; `block_scan` runs dense and block-diagonal transitions, and "
-            "`linear_scan` diagonal ones. Mamba is a diagonal one."
-        ),
+        "transitions that are a permutation chosen by the input times a diagonal",
+        ("linear_scan",),
+        missing="It needs a choice of permutations with gradients; LinearCDE has blocks.",
     ),
     Architecture(
-        "HOPE, L2RU",
+        "HOPE",
         2024,
         "structure",
         False,
-        "Hankel parameters; a layer of bounded gain",
+        "parameters of the Hankel operator",
         ("fft_conv", "linear_scan"),
-        missing="It needs the two parametrisations.",
+        missing="It needs the parametrisation.",
     ),
     Architecture(
         "Jamba, MoE-Mamba, BlackMamba",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from statewise.lti import FouT, LegT
 from statewise.nn.layer_spec import BlockSpec
-from statewise.nn.specs import FFT, GELU, LayerNorm, Tanh
+from statewise.nn.specs import FFT, LayerNorm
+from statewise.nn.static_specs import GELU, OneLipschitz, Tanh
 from statewise.papers.survey import MLP, Architecture, glu_block, layer, two_parts
 
 INVARIANT = (
@@ -276,5 +277,17 @@ INVARIANT = (
         state="2*N",
         sizes={"N": 4},
         note="`models.DeepWiener` is this stack with input and output maps.",
+    ),
+    Architecture(
+        "L2RU",
+        2025,
+        "structure",
+        False,
+        "linear systems of bounded ℓ2 gain for all parameters, and 1-Lipschitz maps",
+        ("linear_scan",),
+        (BlockSpec(layer("L2Bounded", d_state=4, gain=1.0), static=OneLipschitz(), norm=None),),
+        state="2*N",
+        sizes={"N": 4},
+        note="With another parametrisation; `DeepWienerConfig(gain=...)` bounds a whole model.",
     ),
 )
