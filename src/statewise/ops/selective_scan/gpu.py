@@ -79,9 +79,7 @@ def plan_backward(
     """
     block, held = _block(per_group, states, words)
     steps = min(max(32 // (held * (words + zoh)), 1), 8)
-    return Plan(
-        block, steps, _segments(batch, length, groups * cdiv(per_group, block), PROGRAMS)
-    )
+    return Plan(block, steps, _segments(batch, length, groups * cdiv(per_group, block), PROGRAMS))
 
 
 def _block(per_group: int, states: int, words: int) -> tuple[int, int]:
@@ -311,8 +309,9 @@ def backward(
         _adjoint[(programs,)](
             grad, end, x.u, x.dt, x.z, x.A, x.B, x.C, x.D, x.bias, x.reset, states, ends, decays,
             cuts, scratch, du, ddt, dz, dA, dB, dC, dD, dbias, dh0,
-            x.length, x.channels, x.per_group, x.groups, x.batch, count, steps, cdiv(x.length, chunk),
-            BLOCK=plan.block, STEPS=plan.steps, COLUMNS=max(plan.steps, 8), CHUNK=chunk,
+            x.length, x.channels, x.per_group, x.groups, x.batch, count, steps,
+            cdiv(x.length, chunk), BLOCK=plan.block, STEPS=plan.steps, COLUMNS=max(plan.steps, 8),
+            CHUNK=chunk,
             VARIES_B=x.varies["B"], VARIES_C=x.varies["C"], NEED_B=needs[3], NEED_C=needs[4],
             HAS_D=D is not None, HAS_LAST=end is not None, SPLIT=count > 1,
             EVEN=x.length % plan.steps == 0, MATRIX=matrix,
