@@ -1,7 +1,7 @@
 """GPU back end of the short causal convolution: one Triton kernel a pass over tiles of (L, D).
 
 Time indices in the kernels count in scan order; a tile reads the inputs of the W − 1 steps before
-it again, from cache. The backward pass recomputes the sums that silu needs.
+it again, from cache. The backward pass recomputes the sums that silu needs, row by row.
 """
 
 # Kernels are called in a way of Triton's own, which a checker of Python cannot follow.
