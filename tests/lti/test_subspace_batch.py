@@ -58,7 +58,10 @@ def test_noise_free_series_fall_back_to_qr() -> None:
         identify_batch(u, y, 3, factor="gram")
 
 
-def test_stable_and_unstable_systems_keep_their_places() -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_stable_and_unstable_systems_keep_their_places(compiled, monkeypatch) -> None:
+    if not compiled:
+        monkeypatch.setattr("statewise.lti.subspace.lanes_of", lambda records: None)
     poles = [0.7, 1.03, 0.5, 1.01]
     u = torch.randn(4, 200, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     systems = StateSpace(

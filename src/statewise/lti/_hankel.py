@@ -7,6 +7,7 @@ where many systems are identified at once.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -225,19 +226,23 @@ def layout_of(
     return layout
 
 
-def triangular_factor(records: Records, layout: Layout, factor: str) -> Tensor:
+def triangular_factor(
+    records: Records, layout: Layout, factor: str, gram: Callable[[], Tensor] | None = None
+) -> Tensor:
     """R of the QR factorisation of all windows, divided by √windows: (B, width, width).
 
     "qr" folds blocks of windows into R one after another, so that memory does not grow with the
     records. "gram" is the Cholesky factor of the Gram matrix, whose block diagonals are running
-    sums; it squares the condition. "auto" is "gram" for the series where that is harmless.
+    sums; it squares the condition. "auto" is "gram" for the series where that is harmless. ``gram``
+    computes the Gram matrix in another way.
     """
     if factor not in FACTORS:
         raise ValueError(f"factor is {factor!r}; it must be one of {FACTORS}")
     windows = sum(max(0, n - layout.past - layout.future + 1) for n in records.lengths)
     if factor == "qr":
         return _by_qr(records, layout) / windows**0.5
-    lower, info = torch.linalg.cholesky_ex(_gram(records, layout) / windows)
+    found = _gram(records, layout) if gram is None else gram()
+    lower, info = torch.linalg.cholesky_ex(found / windows)
     if factor == "gram" and info.any():
         raise ValueError(
             'the Gram matrix of the data is singular to working precision; use factor="qr"'
@@ -250,8 +255,8 @@ def triangular_factor(records: Records, layout: Layout, factor: str) -> Tensor:
     return R
 
 
-def _columns(layout: Layout) -> list[int]:
-    """Columns [U_f, U_p, Y_p, Y_f] among those of the blocks (u_t, y_t)."""
+def columns(layout: Layout) -> list[int]:
+    """The columns [U_f, U_p, Y_p, Y_f] among those of the blocks (u_t, y_t)."""
     m, p = layout.m, layout.p
     total = layout.past + layout.future
 
@@ -264,7 +269,7 @@ def _columns(layout: Layout) -> list[int]:
 
 def _by_qr(records: Records, layout: Layout) -> Tensor:
     total = layout.past + layout.future
-    order = _columns(layout)
+    order = columns(layout)
     step = max(ROWS, 8 * layout.width)
     R: Tensor | None = None
     for u, y in zip(records.u, records.y, strict=True):
@@ -308,5 +313,5 @@ def _gram(records: Records, layout: Layout) -> Tensor:
     # Block rows hold what is right of the diagonal; the diagonal blocks are whole.
     upper = torch.triu(flat)
     flat = upper + torch.triu(flat, 1).mT
-    order = _columns(layout)
+    order = columns(layout)
     return flat[:, order][:, :, order]

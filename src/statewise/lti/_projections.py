@@ -13,14 +13,17 @@ from torch import Tensor
 
 from statewise._errors import ConvergenceError
 from statewise.lti._hankel import PIVOTS, Layout
+from statewise.lti._lanes import compiled_gains
 from statewise.lti.matrices import hermitian, identity_like
-from statewise.lti.riccati import discrete_riccati
+from statewise.lti.riccati import DOUBLINGS, discrete_riccati
 from statewise.lti.weightings import Weighting
 
 RANK = 1e-12
 # Variance of an innovation, relative to its output, below which data count as free of noise.
 NOISE_FLOOR = 1e-16
 SINGULAR = 1e-13
+# From so many systems on, gains are computed by compiled code.
+MANY = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +72,15 @@ def divide(R: Tensor, Y: Tensor) -> Tensor:
     """R⁺ Y of an upper triangular R, without singular values below 1e-12 of the largest."""
     if R.shape[-1] == 0:
         return Y[..., :0, :]
-    pivots = R.diagonal(dim1=-2, dim2=-1).abs()
-    if (pivots.amin(-1) > PIVOTS * 1e-4 * pivots.amax(-1)).all():
+    if _regular(R).all():
         return torch.linalg.solve_triangular(R, Y, upper=True)
     return torch.linalg.pinv(R, rtol=RANK) @ Y
+
+
+def _regular(R: Tensor) -> Tensor:
+    """Whether triangular systems may be solved as they are, (B,)."""
+    pivots = R.diagonal(dim1=-2, dim2=-1).abs()
+    return pivots.amin(-1) > PIVOTS * 1e-4 * pivots.amax(-1)
 
 
 def decompose(R: Tensor, layout: Layout, weighting: Weighting) -> Decomposition:
@@ -88,15 +96,22 @@ def decompose(R: Tensor, layout: Layout, weighting: Weighting) -> Decomposition:
         rows = slice(start if weighting.orthogonal else 0, stop)
         signal, white = past[:, rows] @ theta, future[:, start:]
     if weighting.whiten:
-        size, axes = torch.linalg.svd(torch.linalg.qr(white, mode="r").R, full_matrices=False)[1:]
-        kept = size > RANK * size[..., :1]
-        inverse = torch.where(kept, 1 / torch.where(kept, size, 1.0), 0.0)
-        weight, back = axes.mT * inverse[..., None, :], axes.mT * (size * kept)[..., None, :]
+        weight, back = _whitening(torch.linalg.qr(white, mode="r").R)
     else:
         weight = back = identity_like(future.mT @ future)
     small = torch.linalg.qr(signal @ weight, mode="r").R
     sigma, V = torch.linalg.svd(small, full_matrices=False)[1:]
     return Decomposition(R, layout, weighting, sigma, back @ V.mT, theta @ weight @ V.mT)
+
+
+def _whitening(R: Tensor) -> tuple[Tensor, Tensor]:
+    """W with Wᵀ RᵀR W = 1, without singular values below 1e-12 of the largest, and Rᵀ R W."""
+    if R.shape[-2] == R.shape[-1] and _regular(R).all():
+        return torch.linalg.solve_triangular(R, identity_like(R), upper=True), R.mT
+    size, axes = torch.linalg.svd(R, full_matrices=False)[1:]
+    kept = size > RANK * size[..., :1]
+    inverse = torch.where(kept, 1 / torch.where(kept, size, 1.0), 0.0)
+    return axes.mT * inverse[..., None, :], axes.mT * (size * kept)[..., None, :]
 
 
 def _without_future(R: Tensor, layout: Layout) -> Tensor:
@@ -183,6 +198,15 @@ def kalman_gain(A: Tensor, C: Tensor, covariance: Tensor) -> Tensor:
 
 
 def _gains(A: Tensor, C: Tensor, Q: Tensor, R: Tensor, S: Tensor) -> Tensor:
+    if len(A) >= MANY:
+        found = compiled_gains(A, C, Q, R, S, DOUBLINGS)
+        if found is not None:
+            K, settled = found
+            left = ~(settled & (torch.linalg.eigvals(A - K @ C).abs() < 1).all(-1))
+            # One by one, so that those without a solution do not spoil the others.
+            for k in left.nonzero().flatten().tolist():
+                K[k] = _gains(*(M[k : k + 1] for M in (A, C, Q, R, S)))[0]
+            return K
     try:
         return discrete_riccati(A.mT, C.mT, Q, R, S, method="doubling").gain.mT
     except (ValueError, ConvergenceError, RuntimeError):

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from statewise.lti._estimates import FOCUS, Estimate, estimate
 from statewise.lti._hankel import (
-    Records,
     layout_of,
     read_batch,
     read_records,
     triangular_factor,
 )
+from statewise.lti._lanes import lanes_of, window_gram
 from statewise.lti._order import CRITERIA, order_scores
-from statewise.lti._output_fit import fit_outputs, innovations, simulation_rests
-from statewise.lti._projections import (
-    Decomposition,
-    decompose,
-    kalman_gain,
-    reflect,
-    state_model,
-)
+from statewise.lti._projections import decompose
 from statewise.lti.state_space import StateSpace
 from statewise.lti.weightings import CVA, Weighting
 
-FOCUS = ("simulation", "prediction")
 LARGEST = 10
 # Samples of a batch that are worked on at once: enough to hide the calls, few enough for caches.
-PIECE = 120_000
+PIECE = 240_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -170,7 +164,7 @@ def identify(
         allowed = min(wanted, (layout.future - 1) * layout.p, found.singular_values.shape[-1])
         scores, suggested = order_scores(found, records, allowed)
         order = suggested[criterion]
-    parts = _estimate(found, records, order, focus, stability)
+    parts = estimate(found, records, order, focus, stability)
     system = StateSpace(*(M[0] for M in parts.matrices), dt=dt)
     return SubspaceResult(
         system,
@@ -206,7 +200,11 @@ def identify_batch(
 ) -> SubspaceResult:
     """Identify one system for each of many series of equal length, in batched linear algebra.
 
-    The estimates are those of :func:`identify`, series by series.
+    The estimates are those of :func:`identify`, series by series, up to rounding. On a CPU the sums
+    over samples are compiled code that works on eight series at a time, on as many threads as
+    torch may use. With ``factor="auto"`` Gram matrices stand for orthogonal factors where pivots
+    show that this costs few digits, in the fit of B, D and x_0 too: data without noise give the
+    system back to about 1e-12 then, and to 1e-14 with ``factor="qr"``.
 
     Args:
         u: inputs, (B, T, m) or (B, T); None for systems without.
@@ -230,14 +228,16 @@ def identify_batch(
     records = read_batch(u, y)
     method = _options(weighting, focus, stability, order, CRITERIA[0])
     layout = layout_of(records, horizon, order, direct)
-    pieces: list[_Estimate] = []
+    pieces: list[Estimate] = []
     sigma = []
     step = max(1, PIECE // records.lengths[0])
     for start in range(0, len(records.y[0]), step):
         part = records.part(slice(start, start + step))
-        found = decompose(triangular_factor(part, layout, factor), layout, method)
+        lanes = None if factor == "qr" else lanes_of(part)
+        gram = None if lanes is None else partial(window_gram, lanes, layout)
+        found = decompose(triangular_factor(part, layout, factor, gram), layout, method)
         sigma.append(found.singular_values)
-        pieces.append(_estimate(found, part, order, focus, stability))
+        pieces.append(estimate(found, part, order, focus, stability, lanes))
     kinds = {piece.focus for piece in pieces}
     return SubspaceResult(
         StateSpace(*_joined([piece.matrices for piece in pieces]), dt=dt),
@@ -257,89 +257,8 @@ def identify_batch(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Estimate:
-    """Batched estimates in the units of the data; x0 and fits record by record."""
-
-    matrices: tuple[Tensor, Tensor, Tensor, Tensor]
-    K: Tensor
-    covariance: Tensor
-    x0: list[Tensor]
-    fit: list[Tensor]
-    prediction_fit: list[Tensor]
-    focus: str
-    stabilised: Tensor
-
-
-def _estimate(
-    found: Decomposition,
-    records: Records,
-    order: int,
-    focus: str | None,
-    stability: float | None,
-) -> _Estimate:
-    """Estimates of one order, where each system of a batch may call for its own focus."""
-    model = state_model(found, order)
-    A, C = model.A, model.C
-    moved = torch.zeros(len(A), dtype=torch.bool, device=A.device)
-    if stability is not None:
-        A, moved = reflect(A, stability)
-    K = kalman_gain(A, C, model.covariance)
-    if focus is None:
-        predicted = (torch.linalg.eigvals(A).abs().amax(-1) >= 1) | found.weighting.feedback
-    else:
-        predicted = torch.full_like(moved, focus == "prediction")
-    if predicted.any() and not predicted.all():
-        # Systems apart and back again.
-        halves = [
-            _fitted(records.part(mask), A[mask], C[mask], K[mask], ahead, found.layout.direct)
-            for mask, ahead in ((~predicted, False), (predicted, True))
-        ]
-        back = torch.argsort(torch.argsort(predicted.long(), stable=True))
-        B, D, x0, rests, errors = (
-            [torch.cat(both)[back] for both in zip(*parts, strict=True)]
-            for parts in zip(*halves, strict=True)
-        )
-        focus = "mixed"
-    else:
-        ahead = bool(predicted.all())
-        B, D, x0, rests, errors = _fitted(records, A, C, K, ahead, found.layout.direct)
-        focus = FOCUS[ahead]
-    every = torch.cat(errors, 1)
-    covariance = every.mT @ every / every.shape[1]
-    up, out = records.u_scale[:, None], records.y_scale
-    return _Estimate(
-        (A, B[0] / up, C * out[..., None], D[0] * out[..., None] / up),
-        K / out[:, None],
-        covariance * out[..., None] * out[:, None],
-        x0,
-        [_fit(y, rest) for y, rest in zip(records.y, rests, strict=True)],
-        [_fit(y, error) for y, error in zip(records.y, errors, strict=True)],
-        focus,
-        moved,
-    )
-
-
-def _fitted(
-    records: Records, A: Tensor, C: Tensor, K: Tensor, predicted: bool, direct: bool
-) -> tuple[list[Tensor], ...]:
-    """B and D in lists of one; x_0, errors of simulations and of predictions of each record."""
-    ran = fit_outputs(records, A, C, K if predicted else None, direct)
-    system = (A, ran.B, C, ran.D)
-    if predicted:
-        return [ran.B], [ran.D], ran.x0, simulation_rests(records, *system, ran.x0), ran.rests
-    return [ran.B], [ran.D], ran.x0, ran.rests, innovations(records, *system, K, ran.x0)
-
-
 def _joined(groups: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
     return [torch.cat(parts) for parts in zip(*groups, strict=True)]
-
-
-def _fit(y: Tensor, rest: Tensor) -> Tensor:
-    """100 (1 − ‖rest‖/‖y − mean(y)‖), (B, p); of a constant output, against its size."""
-    spread = (y - y.mean(1, keepdim=True)).norm(dim=1)
-    size = torch.where(spread > 0, spread, y.norm(dim=1))
-    return 100 * (1 - rest.norm(dim=1) / size.clamp_min(torch.finfo(y.dtype).tiny))
 
 
 def _options(
