@@ -13,7 +13,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent))
-from figures import draw_lengths  # beside this file
+from figures import draw_lengths, draw_page  # beside this file
 
 from statewise import __version__
 from statewise.papers.pages import write_pages
@@ -104,11 +104,12 @@ def _evaluate_hints(app: Sphinx, obj: Any, bound_method: bool) -> None:
 
 
 def _write_pages(app: Sphinx) -> None:
-    """Write what is made of measured numbers; none of it is kept in the repository."""
+    """Write what is measured or drawn; none of it is kept in the repository."""
     source = Path(app.srcdir)
     write_pages(source / "papers")
     measured = source.parent / "benchmarks" / "results" / "lengths-cpu.json"
     draw_lengths(measured, source / "measured" / "lengths-cpu.svg")
+    draw_page(source / "guides" / "what-did-my-model-learn.md", source / "measured")
 
 
 def setup(app: Sphinx) -> None:

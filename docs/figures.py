@@ -1,8 +1,14 @@
-"""Figures of the documentation, drawn from measured numbers when the pages are built."""
+"""Figures of the documentation, drawn from measured numbers and by pages when they are built."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import matplotlib
@@ -53,3 +59,31 @@ def draw_lengths(measured: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     matplotlib.rcParams["svg.hashsalt"] = "statewise"
     figure.savefig(target, metadata={"Date": None})
+
+
+def draw_page(page: Path, target: Path) -> None:
+    """Run the Python blocks of a page and keep the figures that they save.
+
+    Args:
+        page: a Markdown page whose blocks save SVG files.
+        target: the folder for them.
+
+    Raises:
+        RuntimeError: a block that fails.
+    """
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        run = subprocess.run(
+            [sys.executable, "-c", "\n".join(blocks)],
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if run.returncode:
+            raise RuntimeError(f"a block of {page.name} fails:\n{run.stderr}")
+        for drawn in sorted(Path(folder).glob("*.svg")):
+            shutil.copy(drawn, target / drawn.name)

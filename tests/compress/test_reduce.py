@@ -394,6 +394,17 @@ def test_a_result_reads_and_draws() -> None:
     assert found.parameters_after == sum(p.numel() for p in found.model.parameters())
 
 
+def test_errors_need_not_be_measured() -> None:
+    model = deep(LAYERS["S4D"])
+    quick, full = (reduce(model, to=3, certify=certify) for certify in (False, True))
+    for name, tensor in full.model.state_dict().items():
+        assert torch.equal(tensor, quick.model.state_dict()[name])
+    for block, other in zip(quick.blocks, full.blocks, strict=True):
+        assert (block.order_after, block.bound) == (other.order_after, other.bound)
+        assert np.isnan([block.gain, block.rounding, block.error]).all()
+    assert "nan" in str(quick)
+
+
 def test_perturbed_then_diagonalised_layers_are_known() -> None:
     model = nn.Sequential(S4PTD(2, 4).double())
     found = reduce(model, to=4)

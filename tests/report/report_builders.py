@@ -21,8 +21,10 @@ from statewise.report import (
     ModelSummary,
     Part,
     PathSummary,
+    ReductionCurve,
     Reference,
     ReportData,
+    ResponseComparison,
     ScoreTableRow,
     Trace,
 )
@@ -116,6 +118,25 @@ def layer(index: int = 0, states: int = 6, dt: float = 1.0, unit: str = "d") -> 
         static_grid=grid,
         static_values=np.where(grid > 0, grid, np.expm1(grid))[:, None],
         static_note="All 2 channels share the ELU curve.",
+        hankel=2.0 ** -np.arange(2 * states),
+    )
+
+
+def comparison(k: int = 1, p: int = 1) -> ResponseComparison:
+    omega = np.geomspace(0.05, 3.0, 30)
+    rng = np.random.default_rng(6)
+    response = np.broadcast_to((1 / (np.exp(1j * omega) - 0.9))[:, None, None], (30, p, k))
+    noise = rng.standard_normal((2, 30, p, k)) @ np.eye(k)
+    data = response + 0.1 * (noise[0] + 1j * noise[1])
+    return ResponseComparison(
+        inputs=tuple(Channel(f"u{j}", "V") for j in range(k)),
+        outputs=tuple(Channel(f"y{i}", "A") for i in range(p)),
+        left_out=("twin",),
+        omega=omega,
+        data=data,
+        radius=np.full((30, p, k), 0.3),
+        model=response,
+        linearised=0.8 * response,
     )
 
 
@@ -193,6 +214,13 @@ def report(**changes: Any) -> ReportData:
             levels=np.linspace(0, 10, 9)[None],
             steady=(3 * np.linspace(0, 10, 9) ** 1.5)[None, :, None],
         ),
+        "comparison": comparison(),
+        "reduction": ReductionCurve(
+            np.array([[12, 12], [7, 8], [4, 3], [1, 1]]),
+            np.array([61.25, 61.5, 60.5, 12.125]),
+            "valid",
+        ),
+        "memory": 23.0,
         "history": [
             {"step": 10 * k, "loss": 0.5 / k, "valid": 0.6 / k + 0.01 * k, "seconds": 0.7 * k}
             for k in range(1, 12)

@@ -41,8 +41,8 @@ def test_nothing_is_fetched_and_nothing_runs(html: str, page: Page) -> None:
 
 def test_sections_and_their_figures_come_in_order(page: Page) -> None:
     sections = [attrs["id"] for tag, attrs in page.tags if tag == "section"]
-    expected = ["model", "data", "errors", "simulation", "residuals", "behaviour", "blocks"]
-    assert sections == [*expected, "training", "reproduce"]
+    expected = ["model", "data", "errors", "simulation", "residuals", "learned", "behaviour"]
+    assert sections == [*expected, "blocks", "states", "training", "reproduce"]
     figures = [str(attrs["id"]) for tag, attrs in page.tags if tag == "figure"]
     assert figures == [
         f"figure-{name}"
@@ -53,10 +53,13 @@ def test_sections_and_their_figures_come_in_order(page: Page) -> None:
             "whiteness",
             "steady",
             "path-response",
+            "response-comparison",
             "poles",
             "time-constants",
             "layer-response",
             "static",
+            "hankel",
+            "reduction",
             "training",
         )
     ]

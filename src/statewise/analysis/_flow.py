@@ -198,7 +198,9 @@ class Flow:
         return value
 
     def _numbers(self, u: Any) -> Tensor:
-        value = torch.as_tensor(u).detach().to(self.device, torch.float64)
+        # A copy: arrays of a record are read-only, which PyTorch warns of.
+        value = u.detach() if isinstance(u, Tensor) else torch.tensor(np.asarray(u))
+        value = value.to(self.device, torch.float64)
         if not value.isfinite().all():
             raise ValueError("the inputs hold values that are not finite")
         return value

@@ -36,6 +36,7 @@ def reduce(
     method: ReductionMethod | None = None,
     data: Iterable[Record] | None = None,
     initial_state: InitialState | None = None,
+    certify: bool = True,
 ) -> ModelReduction:
     """Reduce every linear layer of a trained model, to given orders or to a given loss of fit.
 
@@ -60,6 +61,8 @@ def reduce(
         method: how to reduce; None is ``BalancedTruncation()``.
         data: normalised validation records.
         initial_state: where free runs start, as in :func:`~statewise.train.free_run`.
+        certify: measure the gains and errors of the layers, which takes long for hundreds of
+            states; False leaves them NaN.
 
     Returns:
         The reduced model with values, orders, bounds, errors and fit.
@@ -96,7 +99,7 @@ def reduce(
         return ModelReduction(
             model=smaller,
             method=method,
-            blocks=tuple(b.report(n) for b, n in zip(work.blocks, orders, strict=True)),
+            blocks=tuple(b.report(n, certify) for b, n in zip(work.blocks, orders, strict=True)),
             fit_before=None if score is None else score(model),
             fit_after=None if score is None else score(smaller),
             parameters_before=_count(model),
@@ -150,12 +153,12 @@ class _Block:
             self._found[order] = systems, layer
         return self._found[order]
 
-    def report(self, order: int) -> BlockReduction:
+    def report(self, order: int, certify: bool) -> BlockReduction:
         """What became of the layer."""
         hankel = np.zeros((len(self.plants), self.order))
         for row, plant in zip(hankel, self.plants, strict=True):
             row[: len(plant.hankel)] = plant.hankel.cpu().numpy()
-        gain = max(_size(plant.system) for plant in self.plants)
+        gain = max(_size(plant.system) for plant in self.plants) if certify else math.nan
         kept, bound, rounding, error = self.layer, 0.0, 0.0, 0.0
         after = self.order
         if order < self.order:
@@ -164,12 +167,13 @@ class _Block:
             after = max(system.n_states for system in ideal)
             bounds = [one.bound for one in systems]
             bound = None if None in bounds else max(cast("list[float]", bounds))
-            forms = layer_modes(kept)
-            made = from_diagonal(forms)
-            alone = [made] if not made.batch_shape else [made[k] for k in range(len(made.A))]
-            rounding = max(_size(a - b) for a, b in zip(ideal, alone, strict=True))
-            plants = [plant.system for plant in self.plants]
-            error = max(_size(a - b) for a, b in zip(plants, alone, strict=True))
+            rounding = error = math.nan
+            if certify:
+                made = from_diagonal(layer_modes(kept))
+                alone = [made] if not made.batch_shape else [made[k] for k in range(len(made.A))]
+                rounding = max(_size(a - b) for a, b in zip(ideal, alone, strict=True))
+                plants = [plant.system for plant in self.plants]
+                error = max(_size(a - b) for a, b in zip(plants, alone, strict=True))
         return BlockReduction(
             name=self.names[0],
             values=hankel if isinstance(self.layer.coupling, BankCoupling) else hankel[0],

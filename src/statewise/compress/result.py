@@ -27,7 +27,7 @@ class BlockReduction:
         order_after: the same of the reduced layer.
         states_before: stored states, per channel for a bank.
         states_after: the same of the reduced layer.
-        gain: ‖G‖_∞ before.
+        gain: ‖G‖_∞ before; NaN when it was not to be measured, as ``rounding`` and ``error``.
         bound: a-priori bound of ‖G − G_r‖_∞; None for a method without one.
         rounding: ‖G_r − G_w‖_∞ of the reduced system and the layer as it was written: its weights
             are rounded to their type, and a matrix without independent eigenvectors is perturbed.
@@ -95,27 +95,35 @@ class ModelReduction:
 
     def plot(self) -> Figure:
         """Hankel singular values of every layer with the order that is kept, and errors."""
-        from matplotlib.figure import Figure
+        from statewise.analysis._drawing import COLOURS, INK, MUTED, legend, new_figure, title
 
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        left, right = figure.subplots(1, 2)
+        figure, grid = new_figure(1, 2, width=9.0, height=3.7)
+        left, right = grid[0]
         for index, block in enumerate(self.blocks):
             values = block.values if block.values.ndim == 1 else block.values.max(0)
             floor = 1e-12 * max(values.max(initial=0), 1e-300)
             count = np.arange(1, len(values) + 1)
-            colour = f"C{index % 10}"
-            left.semilogy(count, np.maximum(values, floor), ".-", color=colour, label=block.name)
+            colour = COLOURS[index % len(COLOURS)]
+            shown = np.maximum(values, floor)
+            left.semilogy(count, shown, ".-", lw=1.0, color=colour, label=block.name)
             left.axvline(block.order_after + 0.5, color=colour, linestyle=":", linewidth=1)
-        left.set_xlabel("real state, in descending order")
-        left.set_ylabel("Hankel singular value")
-        left.legend(fontsize="small")
+        left.locator_params(axis="x", integer=True)
+        left.set_xlabel("real state; dotted: kept up to here")
+        left.set_ylabel("Hankel singular value [-]")
+        title(left, "How much each state matters")
+        legend(left, loc="lower left")
         place = np.arange(len(self.blocks))
         bounds = [np.nan if block.bound is None else block.bound for block in self.blocks]
-        right.bar(place, [block.error for block in self.blocks], 0.5, label="measured error")
-        right.plot(place, bounds, "k_", markersize=20, label="bound")
-        right.plot(place, [block.gain for block in self.blocks], "k.", label="gain of the layer")
+        errors = [block.error if block.error > 0 else np.nan for block in self.blocks]
+        gains = [block.gain for block in self.blocks]
+        right.plot(place, gains, "s", color=MUTED, ms=6, label="gain of the system")
+        right.plot(place, bounds, "_", color=INK, ms=22, mew=1.6, label="bound of the error")
+        right.plot(place, errors, "o", color=COLOURS[1], ms=6, label="error")
         right.set_yscale("log")
+        right.set_xlim(-0.6, len(self.blocks) - 0.4)
+        right.margins(y=0.15)
         right.set_xticks(place, [block.name for block in self.blocks], rotation=20, ha="right")
-        right.set_ylabel("H-infinity norm")
-        right.legend(fontsize="small")
+        right.set_ylabel("H-infinity norm [-]")
+        title(right, "Errors of the reduced systems")
+        legend(right, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return figure

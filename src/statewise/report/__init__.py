@@ -1,6 +1,7 @@
 """The report of an identification: one HTML file that needs no network, and its JSON twin."""
 
 from statewise.report.collect import collect
+from statewise.report.comparison import response_comparison
 from statewise.report.content import (
     Channel,
     DataSummary,
@@ -8,14 +9,18 @@ from statewise.report.content import (
     ModelSummary,
     Part,
     PathSummary,
+    ReductionCurve,
     Reference,
     ReportData,
+    ResponseComparison,
     ScoreTableRow,
     Trace,
 )
-from statewise.report.layers import layer_summaries
+from statewise.report.findings import findings
+from statewise.report.layers import layer_summaries, pulse_memory
 from statewise.report.page import render_html, write_report
 from statewise.report.path import path_summary, small_signal_response, steady_state
+from statewise.report.shrinking import reduction_curve
 from statewise.report.twin import to_json
 
 __all__ = [
@@ -25,14 +30,20 @@ __all__ = [
     "ModelSummary",
     "Part",
     "PathSummary",
+    "ReductionCurve",
     "Reference",
     "ReportData",
+    "ResponseComparison",
     "ScoreTableRow",
     "Trace",
     "collect",
+    "findings",
     "layer_summaries",
     "path_summary",
+    "pulse_memory",
+    "reduction_curve",
     "render_html",
+    "response_comparison",
     "small_signal_response",
     "steady_state",
     "to_json",

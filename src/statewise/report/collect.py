@@ -22,6 +22,7 @@ from statewise.models import DeepWiener
 from statewise.nn import WienerBlock
 from statewise.ops import status
 from statewise.ops.dispatch import choice
+from statewise.report.comparison import response_comparison
 from statewise.report.content import (
     Channel,
     DataSummary,
@@ -32,8 +33,9 @@ from statewise.report.content import (
     ScoreTableRow,
     Trace,
 )
-from statewise.report.layers import layer_summaries
+from statewise.report.layers import layer_summaries, pulse_memory
 from statewise.report.path import path_summary
+from statewise.report.shrinking import reduction_curve
 from statewise.report.words import stamp
 
 Array = npt.NDArray[np.float64]
@@ -162,7 +164,7 @@ def collect(
             for trace in _traces(split, part, index, record, simulated[split])
         ],
         residuals=_residuals(task.test[main], simulated[main][name]),
-        **_dynamics(identifier.model_, task, normaliser, inputs, outputs, dt, unit, to_physical),
+        **_dynamics(identifier, task, inputs, outputs, dt, unit, to_physical),
         history=list(identifier.history_),
         environment=_environment(identifier),
         references=[
@@ -308,9 +310,8 @@ def _residuals(test: Experiments, simulated: Sequence[Array]) -> dict[str, list[
 
 
 def _dynamics(
-    model: DeepWiener,
+    identifier: Identifier,
     task: Task,
-    normaliser: Normaliser,
     inputs: Sequence[Channel],
     outputs: Sequence[Channel],
     dt: float | None,
@@ -318,18 +319,21 @@ def _dynamics(
     to_physical: Callable[[Array], Array],
 ) -> dict[str, Any]:
     """What poles and frequency responses say, for models whose blocks have them."""
+    model, normaliser = identifier.model_, identifier.normaliser_
     if not all(isinstance(block, WienerBlock) for block in model.blocks):
         return {}
+    layers = layer_summaries(model, dt, unit, u=_normalised_inputs(task, normaliser))
+    about: dict[str, Any] = {"u_std": normaliser.u_std, "to_physical": to_physical}
+    split = "train" if task.valid is None else "valid"
+    simulated = identifier.simulate_experiments(task.train)
     return {
-        "layers": layer_summaries(model, dt, unit, u=_normalised_inputs(task, normaliser)),
-        "path": path_summary(
-            model,
-            inputs,
-            outputs,
-            u_mean=normaliser.u_mean,
-            u_std=normaliser.u_std,
-            to_physical=to_physical,
+        "layers": layers,
+        "path": path_summary(model, inputs, outputs, u_mean=normaliser.u_mean, **about),
+        "comparison": response_comparison(model, task.train, simulated, inputs, outputs, **about),
+        "reduction": reduction_curve(
+            identifier, task.valid or task.train, split, [layer.hankel for layer in layers]
         ),
+        "memory": pulse_memory(model, layers[0].dt),
     }
 
 
@@ -344,7 +348,8 @@ def _description(model: DeepWiener, transform: Any) -> str:
     if all(isinstance(block, WienerBlock) for block in model.blocks):
         system = "stable linear system"
     else:
-        system = f"layer of the kind {config.layer.layer if config.layer else 'LTI'}"
+        names = dict.fromkeys("LTI" if one is None else one.layer for one in config.layers)
+        system = f"layer of the kind {' or '.join(names)}"
     text = (
         f"A deep Wiener model of {blocks}: each a {system} followed by the static map "
         f"{type(config.static).__name__}, with {config.d_model} channels between them."

@@ -203,6 +203,8 @@ class LayerSummary:
         visited: lowest and highest input of the static map on data, per channel (C, 2), or None.
         skip: what runs around the block: "identity", "linear" or "none".
         norm: name of the normalisation, or empty.
+        hankel: Hankel singular values of the linear system, descending (n,); the largest of the
+            channels of a bank; empty when unknown.
     """
 
     name: str
@@ -221,6 +223,7 @@ class LayerSummary:
     visited: Array | None = None
     skip: str = "identity"
     norm: str = ""
+    hankel: Array = dataclasses.field(default_factory=lambda: np.empty(0))
 
     @property
     def _log_eigenvalues(self) -> npt.NDArray[np.complex128]:
@@ -272,6 +275,66 @@ class PathSummary:
     steady: Array
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ResponseComparison:
+    """The frequency response of the data beside that of the model, in physical units.
+
+    An input that others explain almost fully is left out: responses to it cannot be told apart from
+    theirs, and count as theirs.
+
+    Attributes:
+        inputs: the k inputs that are kept.
+        outputs: the output signals.
+        left_out: names of the inputs that are not.
+        omega: angular frequencies in radians per sample (F,).
+        data: best linear approximation of the measured outputs, complex (F, n_y, k).
+        radius: of the disc around ``data`` that holds the true response with 95 %, (F, n_y, k).
+        model: the same approximation of the simulated outputs, complex (F, n_y, k).
+        linearised: response of the model linearised at the mean input, complex (F, n_y, k).
+    """
+
+    inputs: Sequence[Channel]
+    outputs: Sequence[Channel]
+    left_out: Sequence[str]
+    omega: Array
+    data: npt.NDArray[np.complex128]
+    radius: Array
+    model: npt.NDArray[np.complex128]
+    linearised: npt.NDArray[np.complex128]
+
+    @property
+    def inside(self) -> npt.NDArray[np.bool_]:
+        """Where ``model`` is within ``radius`` of ``data``, (F, n_y, k)."""
+        return np.abs(self.model - self.data) <= self.radius
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReductionCurve:
+    """How well smaller copies of the model do, their blocks reduced by balanced truncation.
+
+    Attributes:
+        orders: real states kept in each block, (K, blocks); the first row is the full model.
+        fit: 100 (1 − NRMSE) % of the free run, mean over the outputs, (K,).
+        split: the part of the data, "valid" or "train".
+        tolerance: loss of fit, in points, that counts as none.
+    """
+
+    orders: npt.NDArray[np.int64]
+    fit: Array
+    split: str
+    tolerance: float = 1.0
+
+    @property
+    def states(self) -> npt.NDArray[np.int64]:
+        """Real states kept in all blocks together, (K,)."""
+        return self.orders.sum(1)
+
+    @property
+    def enough(self) -> int:
+        """The smallest number of states that loses no more than the tolerance."""
+        return int(self.states[self.fit >= self.fit[0] - self.tolerance].min())
+
+
 @dataclasses.dataclass(frozen=True)
 class Reference:
     """A published figure for the same task.
@@ -307,6 +370,10 @@ class ReportData:
             :class:`~statewise.analysis.ResidualTest` of the identified model.
         layers: the blocks of the model.
         path: the whole model between its inputs and outputs, or None.
+        comparison: frequency responses of data and model, or None.
+        reduction: fit of smaller copies of the model, or None.
+        memory: time that holds 99 % of the energy of the response to a pulse, linearised at the
+            mean input, in the time unit of ``layers``; None when unknown.
         history: rows of the training log with the keys step, loss, valid, lr, seconds.
         environment: versions, seed, threads, duration: name → value.
         references: published figures for the same task.
@@ -323,6 +390,9 @@ class ReportData:
     residuals: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     layers: Sequence[LayerSummary] = ()
     path: PathSummary | None = None
+    comparison: ResponseComparison | None = None
+    reduction: ReductionCurve | None = None
+    memory: float | None = None
     history: Sequence[Mapping[str, Any]] = ()
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     references: Sequence[Reference] = ()

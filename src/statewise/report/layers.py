@@ -9,8 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from statewise.analysis import memory
+from statewise.lti import from_diagonal, hankel_singular_values, is_stable
 from statewise.models import DeepWiener, DeepWienerConfig
 from statewise.nn import ELU, GELU, GLU, MLP, Identity, Polynomial, StaticMap, Tanh, WienerBlock
+from statewise.nn.modes import layer_modes
 from statewise.report.content import LayerSummary
 
 Array = npt.NDArray[np.float64]
@@ -19,6 +22,8 @@ Array = npt.NDArray[np.float64]
 DEFAULT_RANGE = 3.0
 GRID_POINTS = 121
 FREQUENCIES = (100, 160)
+#: States up to which a model is linearised as one system.
+MOST_STATES = 200
 #: Maps that act on every channel alike, so that one curve shows them all.
 _SHARED = (ELU, Tanh, GELU, Identity)
 
@@ -69,6 +74,33 @@ def layer_summaries(
         ]
 
 
+def pulse_memory(model: DeepWiener, dt: float) -> float | None:
+    """Time that holds 99 % of the energy of the response to a pulse, at the mean input.
+
+    Args:
+        model: the model.
+        dt: sampling interval.
+
+    Returns:
+        The time, infinite for a response that stays; None for models with too many states to
+        linearise as one.
+    """
+    states = sum(block.lti.n_states for block in _blocks(model))
+    if states > MOST_STATES:
+        return None
+    length = memory(copy.deepcopy(model).double().eval()).model.length
+    return dt * length
+
+
+def _hankel(block: WienerBlock) -> Array:
+    """Hankel singular values; the largest of the channels of a bank, none of an unstable system."""
+    system = from_diagonal(layer_modes(block.lti))
+    if not bool(is_stable(system).all()):
+        return np.empty(0)
+    values = hankel_singular_values(system).cpu().numpy()
+    return values if values.ndim == 1 else values.max(0)
+
+
 def _summary(
     index: int,
     block: WienerBlock,
@@ -99,6 +131,7 @@ def _summary(
         visited=visited,
         skip=skip,
         norm=norm,
+        hankel=_hankel(block),
     )
 
 

@@ -17,12 +17,14 @@ from statewise.report.markup import Html, el, join
 from statewise.report.sections import (
     data_section,
     layers_section,
+    learned_section,
     model_section,
     path_section,
     reproduce_section,
     residual_section,
     score_section,
     simulation_section,
+    states_section,
     training_section,
 )
 from statewise.report.twin import to_json
@@ -34,8 +36,10 @@ _NAVIGATION = {
     "errors": "Errors",
     "simulation": "Simulation",
     "residuals": "Residuals",
+    "learned": "Findings",
     "behaviour": "Behaviour",
     "blocks": "Blocks",
+    "states": "States",
     "training": "Training",
     "reproduce": "Reproduce",
 }
@@ -59,8 +63,10 @@ def render_html(data: ReportData) -> str:
         "errors": score_section(data),
         "simulation": simulation_section(data),
         "residuals": residual_section(data),
+        "learned": learned_section(data),
         "behaviour": path_section(data),
         "blocks": layers_section(data),
+        "states": states_section(data),
         "training": training_section(data),
         "reproduce": reproduce_section(data),
     }

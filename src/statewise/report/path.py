@@ -111,16 +111,34 @@ def path_summary(
         held = np.zeros((LEVELS, len(inputs)))
         held[:, index] = (levels[index] - mean_u[index]) / std_u[index]
         steady[index] = to_physical(steady_state(model, held))
-    at_mean = steady_state(model, np.zeros((1, len(inputs))))
-    slope = (to_physical(at_mean + STEP) - to_physical(at_mean - STEP))[0] / (2 * STEP)
     return PathSummary(
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         omega=omega,
-        gain=response * slope[None, :, None] / std_u[None, None, :],
+        gain=response * physical_scale(model, len(inputs), std_u, to_physical),
         levels=levels,
         steady=steady,
     )
+
+
+def physical_scale(
+    model: DeepWiener,
+    n_inputs: int,
+    u_std: npt.ArrayLike,
+    to_physical: Callable[[Array], Array],
+) -> Array:
+    """Factors from a response at the mean input to one in physical units, (1, n_y, n_u).
+
+    Args:
+        model: the model.
+        n_inputs: number of inputs.
+        u_std: standard deviation of each input, (n_u,).
+        to_physical: map from normalised outputs to those in physical units; its slope is taken at
+            the steady output under the mean input.
+    """
+    at_mean = steady_state(model, np.zeros((1, n_inputs)))
+    slope = (to_physical(at_mean + STEP) - to_physical(at_mean - STEP))[0] / (2 * STEP)
+    return slope[None, :, None] / np.asarray(u_std, np.float64)[None, None, :]
 
 
 def _dc(block: WienerBlock, signal: Tensor) -> Tensor:

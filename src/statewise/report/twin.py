@@ -9,12 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from statewise.report.content import LayerSummary, ReportData, Trace
+from statewise.report.content import (
+    LayerSummary,
+    ReductionCurve,
+    ReportData,
+    ResponseComparison,
+    Trace,
+)
+from statewise.report.findings import findings
 from statewise.report.headline import headline
 from statewise.report.stretches import stretches
 
 #: Digits kept of the samples of a trace; all other numbers are exact.
 TRACE_DIGITS = 8
+
+
+#: What stands beside the fields of a dataclass.
+_COMPUTED: dict[type, tuple[str, ...]] = {
+    LayerSummary: ("time_constants", "periods", "damping"),
+    ReductionCurve: ("states", "enough"),
+    ResponseComparison: ("inside",),
+}
 
 
 def to_json(data: ReportData) -> dict[str, Any]:
@@ -28,10 +43,11 @@ def to_json(data: ReportData) -> dict[str, Any]:
         data: the report.
 
     Returns:
-        A dictionary with the fields of :class:`ReportData` and ``headline``.
+        A dictionary with the fields of :class:`ReportData`, ``headline`` and ``findings``.
     """
     result: dict[str, Any] = {"format": "statewise-report", "format_version": 1}
     result["headline"] = plain(headline(data))
+    result["findings"] = findings(data)
     for field in dataclasses.fields(data):
         result[field.name] = plain(getattr(data, field.name))
     result["traces"] = [_trace(trace, data) for trace in data.traces]
@@ -59,9 +75,9 @@ def plain(value: Any) -> Any:
         return plain(value.to_dict())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        if isinstance(value, LayerSummary):
-            for name in ("time_constants", "periods", "damping"):
-                fields[name] = plain(getattr(value, name))
+        for kind, names in _COMPUTED.items():
+            if isinstance(value, kind):
+                fields |= {name: plain(getattr(value, name)) for name in names}
         return fields
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}

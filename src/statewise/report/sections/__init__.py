@@ -2,6 +2,7 @@
 
 from statewise.report.sections.dynamics import layers_section, path_section
 from statewise.report.sections.identified import data_section, model_section
+from statewise.report.sections.learned import learned_section, states_section
 from statewise.report.sections.reproduce import reproduce_section
 from statewise.report.sections.residuals import residual_section
 from statewise.report.sections.scores import score_section
@@ -11,11 +12,13 @@ from statewise.report.sections.training import training_section
 __all__ = [
     "data_section",
     "layers_section",
+    "learned_section",
     "model_section",
     "path_section",
     "reproduce_section",
     "residual_section",
     "score_section",
     "simulation_section",
+    "states_section",
     "training_section",
 ]

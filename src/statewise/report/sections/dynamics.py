@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from statewise.report.content import LayerSummary, ReportData
+from statewise.report.figures.comparison import response_comparison_figure
 from statewise.report.figures.poles import MAX_DISCS, time_constants, unit_discs
 from statewise.report.figures.response import (
     layer_responses,
@@ -14,13 +15,12 @@ from statewise.report.figures.response import (
     static_maps,
     steady_curves,
 )
+from statewise.report.findings import SMOOTH
 from statewise.report.markup import Html, el, section, table
 from statewise.report.words import count, number, unit_words
 
 #: Rows of a table of poles; the JSON twin holds all.
 MAX_ROWS = 48
-#: A pole with a damping ratio of at least this does not visibly oscillate.
-SMOOTH = 0.95
 
 
 def path_section(data: ReportData) -> Html | None:
@@ -35,8 +35,8 @@ def path_section(data: ReportData) -> Html | None:
         "How the model behaves",
         el(
             "p",
-            "Two views of the whole model in physical units: what it settles at when an input is "
-            "held constant, and how strongly it follows small slow and fast changes of an input.",
+            "The whole model in physical units: what it settles at when an input is held constant, "
+            "and how strongly it follows slow and fast changes of an input.",
         ),
         el("h3", "Steady state"),
         steady_curves(
@@ -54,7 +54,33 @@ def path_section(data: ReportData) -> Html | None:
             "Gain of the model linearised at the mean input: change of the output per change of "
             "the input, for slow changes on the left and fast ones on the right.",
         ),
+        *_comparison(data, dt, unit),
     )
+
+
+def _comparison(data: ReportData, dt: float, unit: str) -> list[Html]:
+    found = data.comparison
+    if found is None:
+        return []
+    left = ""
+    if found.left_out:
+        left = (
+            f" Left out: {', '.join(found.left_out)}, which the inputs shown almost determine, so "
+            f"that their responses cannot be told apart; theirs are part of those shown."
+        )
+    return [
+        el("h3", "Beside the data"),
+        response_comparison_figure(
+            found,
+            dt,
+            unit,
+            "Frequency response of the training data, measured without a model (best linear "
+            "approximation by local polynomials), and of the outputs that the model simulates on "
+            "the same inputs, by the same method. The grey band holds noise and nonlinear "
+            "distortion. Phases of the data are drawn where the gain is above its uncertainty. "
+            "The linearisation is for small signals, and differs for a nonlinear system." + left,
+        ),
+    ]
 
 
 def layers_section(data: ReportData) -> Html | None:
