@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from statewise.data import Experiments
+from statewise._errors import DataError
+from statewise.data import Experiments, Record
 
 Array = npt.NDArray[np.float64]
 
@@ -86,7 +88,69 @@ def in_layout(outputs: list[Array], layout: str) -> Any:
     return np.stack(outputs) if layout == "stack" else outputs
 
 
+def check_even(
+    experiments: Experiments, who: str, *, dt: float | None = None, time_unit: str = ""
+) -> None:
+    """Refuse unevenly sampled records, and those of another interval than ``dt`` if it is given.
+
+    Raises:
+        ValueError: the first record that an estimator named ``who`` cannot take.
+    """
+    for index, record in enumerate(experiments):
+        if record.steps() is not None:
+            raise ValueError(
+                f"record {record.name or index} is unevenly sampled; {who} works on even sampling: "
+                f"resample it"
+            )
+    here = experiments.dt
+    if dt is None or here is None or experiments.time_unit != time_unit:
+        return
+    if not np.isclose(dt, here, rtol=1e-3):
+        raise ValueError(
+            f"this {who} was fitted at a sampling interval of {dt:g} {time_unit}, the records "
+            f"have {here:g}: resample them"
+        )
+
+
+def gapless(experiments: Iterable[Record], shortest: int = 50) -> list[tuple[Array, Array]]:
+    """Inputs (L, n_u) and outputs (L, n_y) of the stretches without missing samples.
+
+    Stretches below ``shortest`` samples are left out where there is a longer one.
+
+    Raises:
+        DataError: no complete sample.
+    """
+    found: list[tuple[Array, Array]] = []
+    for record in experiments:
+        u = np.zeros((len(record), 0)) if record.u is None else record.u
+        known = np.isfinite(u).all(1) & np.isfinite(record.y).all(1)
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], known, [False]))))
+        for first, last in zip(edges[::2], edges[1::2], strict=True):
+            found.append((u[first:last], record.y[first:last]))
+    if not found:
+        raise DataError("the records have no sample at which all inputs and outputs are known")
+    longest = max(len(u) for u, _ in found)
+    return [pair for pair in found if len(pair[0]) >= min(shortest, longest)]
+
+
 def check_steps(steps: int) -> None:
     """Refuse a number of steps ahead that is no whole number of at least 1."""
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
         raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}")
+
+
+def one_record(data: Any, what: str) -> Array:
+    """The array (L, n) of a single record."""
+    records, _ = as_arrays(data, what)
+    if len(records) != 1:
+        raise ValueError(f"{what} is one record here, (L,) or (L, n); given {len(records)} records")
+    return records[0]
+
+
+def as_tensor(values: Array, dtype: Any) -> tuple[Any, Any]:
+    """Values as a tensor with a batch axis, 0 where missing, and the mask of what is known."""
+    import torch
+
+    known = np.isfinite(values)
+    tensor = torch.from_numpy(np.where(known, values, 0.0)).to(dtype)[None]
+    return tensor, None if known.all() else torch.from_numpy(known)[None]

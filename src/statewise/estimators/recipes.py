@@ -7,10 +7,12 @@ import math
 from typing import TYPE_CHECKING
 
 from statewise._config import register
+from statewise.estimators.linear_start import LinearStart
 from statewise.estimators.transform import OutputTransform, SignedPower
 from statewise.models.config import DeepWienerConfig
 from statewise.nn.initialisers import LogTimeConstants, Ring
-from statewise.nn.specs import ELU, MLP, DiscreteDiagonal
+from statewise.nn.specs import DiscreteDiagonal
+from statewise.nn.static_specs import ELU, MLP
 from statewise.train import FitConfig
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ class Recipe:
         model: size and parts of the network.
         training: settings of the training.
         transform: map of the outputs undone after simulation, or None.
+        start: LinearStart() starts the training at a linear model; None at random.
         valid_fraction: last part of the training records kept for validation when there are no
             validation records.
     """
@@ -33,6 +36,7 @@ class Recipe:
     model: DeepWienerConfig = dataclasses.field(default_factory=DeepWienerConfig)
     training: FitConfig = dataclasses.field(default_factory=FitConfig)
     transform: OutputTransform | None = None
+    start: LinearStart | None = None
     valid_fraction: float = 0.2
 
     def identifier(self, *, seed: int = 0, device: str = "cpu") -> SystemIdentifier:
@@ -43,6 +47,7 @@ class Recipe:
             self.model,
             self.training,
             transform=self.transform,
+            start=self.start,
             valid_fraction=self.valid_fraction,
             seed=seed,
             device=device,

@@ -16,7 +16,8 @@ from statewise._errors import DataError
 from statewise.data import Experiments, Normaliser, Record
 from statewise.data.timeaxis import SECONDS
 from statewise.estimators._base import BaseIdentifier
-from statewise.estimators._inputs import as_arrays, as_experiments
+from statewise.estimators._inputs import as_experiments, as_tensor, one_record
+from statewise.estimators.linear_start import LinearStart, as_start
 from statewise.estimators.noise import ErrorModel, telling_errors
 from statewise.estimators.transform import OutputTransform, undo
 from statewise.models.config import DeepWienerConfig
@@ -43,6 +44,9 @@ class SystemIdentifier(BaseIdentifier):
         training: settings of the training; None is the default
             :class:`~statewise.train.FitConfig`.
         transform: map of the outputs undone after simulation, or None.
+        start: None draws the first weights; "linear" or a
+            :class:`~statewise.estimators.LinearStart` starts at a linear model. Where validation
+            records choose the weights, they are then never worse than that model.
         valid_fraction: last part of each training record kept for validation when ``fit`` gets no
             validation data; 0 trains on everything without early stopping.
         seed: seed of the initial weights and of the training.
@@ -75,6 +79,7 @@ class SystemIdentifier(BaseIdentifier):
         training: FitConfig | None = None,
         *,
         transform: OutputTransform | None = None,
+        start: LinearStart | str | None = None,
         valid_fraction: float = 0.2,
         seed: int = 0,
         device: str = "cpu",
@@ -82,6 +87,7 @@ class SystemIdentifier(BaseIdentifier):
         self.model = model
         self.training = training
         self.transform = transform
+        self.start = start
         self.valid_fraction = valid_fraction
         self.seed = seed
         self.device = device
@@ -145,11 +151,17 @@ class SystemIdentifier(BaseIdentifier):
         vars(self).pop("n_features_in_", None)
         self.nominal_dt_, self.time_unit_ = whole.nominal_dt, whole.time_unit
         self.normaliser_ = Normaliser.fit(self._transformed(train))
-        model = DeepWiener(train.n_u, train.n_y, self.model, seed=self.seed)
+        scaled = self._normalised(train)
+        judged = None if valid is None else self._normalised(valid)
+        start = as_start(self.start)
+        if start is None:
+            model = DeepWiener(train.n_u, train.n_y, self.model, seed=self.seed)
+        else:
+            model = start.model(scaled, judged, self.model, seed=self.seed)
         result = fit(
             model,
-            self._normalised(train),
-            None if valid is None else self._normalised(valid),
+            scaled,
+            judged,
             config,
             seed=self.seed,
             folder=folder,
@@ -157,6 +169,7 @@ class SystemIdentifier(BaseIdentifier):
             device=self.device,
             progress=progress,
             threads=threads,
+            judge_start=start is not None,
         )
         self.model_ = model.to("cpu").eval()
         self.initial_state_, self.initialiser_ = state, result.initialiser.to("cpu")
@@ -309,6 +322,7 @@ class SystemIdentifier(BaseIdentifier):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
                 raise TypeError(f"{name} is None or of type {kind.__name__}; given {value!r}")
+        as_start(self.start)
         if self.seed < 0:
             raise ValueError(f"a seed is 0 or more; given {self.seed}")
         if not 0 <= self.valid_fraction < 1:
@@ -330,12 +344,12 @@ class SystemIdentifier(BaseIdentifier):
                 )
 
     def _one_input(self, u: Any, what: str) -> Array:
-        inputs = _one_record(u, what)
+        inputs = one_record(u, what)
         self._check_inputs(inputs.shape[1])
         return inputs
 
     def _one_output(self, y: Any, length: int) -> Array:
-        outputs = _one_record(y, "y")
+        outputs = one_record(y, "y")
         if outputs.shape != (length, len(self.output_names_)):
             raise ValueError(
                 f"u has {length} samples and the model {len(self.output_names_)} output(s); "
@@ -388,7 +402,7 @@ class SystemIdentifier(BaseIdentifier):
         outputs = []
         with torch.no_grad():
             for first in range(0, len(u), SAMPLES_AT_ONCE):
-                piece, mask = _tensor(u[first : first + SAMPLES_AT_ONCE], dtype)
+                piece, mask = as_tensor(u[first : first + SAMPLES_AT_ONCE], dtype)
                 z, state = self.model_(piece, state, mask=mask)
                 outputs.append(z[0].double().numpy())
         return np.concatenate(outputs), state
@@ -400,20 +414,3 @@ class SystemIdentifier(BaseIdentifier):
             error = record.y - self._simulate_record(record)
             found.append(error[max(record.skip, min(len(record) // 4, 64)) :])
         return found
-
-
-def _one_record(data: Any, what: str) -> Array:
-    """The array (L, n) of a single record."""
-    records, _ = as_arrays(data, what)
-    if len(records) != 1:
-        raise ValueError(f"{what} is one record here, (L,) or (L, n); given {len(records)} records")
-    return records[0]
-
-
-def _tensor(values: Array, dtype: Any) -> tuple[Any, Any]:
-    """Values as a tensor with a batch axis, 0 where missing, and the mask of what is known."""
-    import torch
-
-    known = np.isfinite(values)
-    tensor = torch.from_numpy(np.where(known, values, 0.0)).to(dtype)[None]
-    return tensor, None if known.all() else torch.from_numpy(known)[None]

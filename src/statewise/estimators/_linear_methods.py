@@ -1,0 +1,363 @@
+"""One linear system from records by any of the methods, in the same form."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from statewise.lti.weightings import WEIGHTINGS
+
+if TYPE_CHECKING:
+    from statewise.lti import PolynomialEstimate, RefinedSystem, SubspaceResult
+
+Array = npt.NDArray[np.float64]
+
+POLYNOMIAL = ("arx", "armax", "oe", "bj")
+METHODS = (*WEIGHTINGS, "refine", *POLYNOMIAL)
+CRITERIA = ("bic", "aic", "mdl", "gap")
+LARGEST = 10
+PATIENCE = 2
+"""Orders of polynomials that may be worse one after the other before no larger one is tried."""
+ROUNDS = 6
+FREQUENCIES = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What identification is asked to do; see :class:`LinearSystem`."""
+
+    order: int | None
+    method: str
+    criterion: str
+    largest_order: int
+    delay: int
+    radius: float | None
+    horizon: int | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Found:
+    """A linear system in innovation form, of scaled signals, and what the method knows of it.
+
+    Attributes:
+        matrices: A, B, K, C and D.
+        covariance: of the innovations, (p, p).
+        order: the order that was given or chosen.
+        scores: the criterion of the orders 1, 2, …; empty when the order was given.
+        singular_values: those of the subspace method, descending; empty without one.
+        coefficients: of polynomials, (name, value, standard error), without leading ones.
+        poles: with standard deviations where the method gives them.
+        pole_deviation: of ``poles``.
+        omega: frequencies in radians per sample, (F,); empty without deviations.
+        response_deviation: standard deviation of the response there, (F, p, m).
+        converged: whether an iteration ended at a minimum.
+        reason: why it ended.
+    """
+
+    matrices: tuple[Array, Array, Array, Array, Array]
+    covariance: Array
+    order: int
+    scores: dict[int, float]
+    singular_values: Array
+    coefficients: list[tuple[str, float, float]]
+    poles: npt.NDArray[np.complex128]
+    pole_deviation: Array
+    omega: Array
+    response_deviation: Array
+    converged: bool
+    reason: str
+
+
+def identify(stretches: Sequence[tuple[Array, Array]], settings: Settings) -> Found:
+    """The system that a method finds in stretches of scaled inputs and outputs.
+
+    Raises:
+        ValueError: a method that does not suit the data, or data too short.
+    """
+    u = None if not stretches[0][0].shape[1] else [u for u, _ in stretches]
+    y = [y for _, y in stretches]
+    if settings.method in POLYNOMIAL:
+        return _polynomial(u, y, settings)
+    return _state_space(u, y, settings)
+
+
+def constant_outputs(
+    stretches: Sequence[tuple[Array, Array]], settings: Settings
+) -> npt.NDArray[np.float64]:
+    """Constants c of y = G u + c, (p,), that a subspace model with them explains best.
+
+    The mean of the outputs over a record is not the answer to the mean of the inputs, because of
+    what was before the record. The model is identified on y − c, and c found anew, until it stays.
+    """
+    c = np.zeros(stretches[0][1].shape[1])
+    plain = dataclasses.replace(settings, method="cva")
+    if settings.method in POLYNOMIAL:
+        plain = dataclasses.replace(plain, order=None, criterion="bic")
+    if settings.method in WEIGHTINGS:
+        plain = settings
+    for turn in range(ROUNDS):
+        shifted = [(u, y - c) for u, y in stretches]
+        # Differences have no constants, which a model of free order explains by one more state.
+        free = [(np.diff(u, axis=0), np.diff(y, axis=0)) for u, y in stretches]
+        try:
+            found = identify(shifted if turn else free, plain)
+        except ValueError:  # too short for the horizons
+            return c
+        change, settled = _constant(found, shifted)
+        if not np.isfinite(c + change).all():
+            return c
+        c = c + change
+        if turn and (np.abs(change) <= settled).all():
+            break
+    return c
+
+
+def _constant(found: Found, stretches: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Constants that lower the one-step errors most, and a tenth of their standard errors.
+
+    Errors depend linearly on the constants and on the first state of each stretch.
+    """
+    p = len(found.covariance)
+    noise = np.sqrt(np.maximum(np.diag(found.covariance), 1e-24))
+    normal, right = np.eye(p), np.zeros(p)
+    longest = max(len(u) for u, _ in stretches)
+    start, unit = _errors_of_states(found, longest), _errors_of_constants(found, longest)
+    for u, y in stretches:
+        errors = (_errors(found, u, y) / noise).ravel()
+        x = (start[: len(u)] / noise[:, None]).reshape(errors.size, -1)
+        s = (unit[: len(u)] / noise[:, None]).reshape(errors.size, p)
+        Q = np.linalg.qr(x)[0]
+        s, errors = s - Q @ (Q.T @ s), errors - Q @ (Q.T @ errors)
+        normal += s.T @ s
+        right += s.T @ errors
+    inverse = np.linalg.inv(normal)
+    return inverse @ right, 0.1 * np.sqrt(np.diag(inverse))
+
+
+def _errors(found: Found, u: Array, y: Array) -> Array:
+    """One-step errors (L, p) from rest."""
+    A, B, K, C, D = found.matrices
+    given = y - u @ D.T
+    drive = u @ B.T
+    x, errors = np.zeros(len(A)), np.empty_like(y)
+    for t in range(len(u)):
+        errors[t] = given[t] - C @ x
+        x = A @ x + drive[t] + K @ errors[t]
+    return errors
+
+
+def _errors_of_states(found: Found, length: int) -> Array:
+    """What one unit of each first state takes from the errors, (L, p, n)."""
+    A, _, K, C, _ = found.matrices
+    power, rows = np.eye(len(A)), np.empty((length, *C.shape))
+    for t in range(length):
+        rows[t] = C @ power
+        power = (A - K @ C) @ power
+    return rows
+
+
+def _errors_of_constants(found: Found, length: int) -> Array:
+    """What a constant 1 on each output adds to the errors, (L, p, p)."""
+    A, _, K, C, _ = found.matrices
+    x, rows = np.zeros(K.shape), np.empty((length, len(C), len(C)))
+    for t in range(length):
+        rows[t] = np.eye(len(C)) - C @ x
+        x = A @ x + K @ rows[t]
+    return rows
+
+
+def _state_space(u: list[Array] | None, y: list[Array], settings: Settings) -> Found:
+    from statewise import lti
+
+    refined = settings.method == "refine"
+    given = settings.order
+
+    def subspace(order: int | None, method: str) -> SubspaceResult:
+        return lti.identify(
+            u,
+            y,
+            order,
+            weighting=WEIGHTINGS[method],
+            horizon=settings.horizon,
+            largest_order=None if order is not None else settings.largest_order,
+            criterion=settings.criterion,
+            direct=settings.delay == 0,
+            stability=settings.radius,
+        )
+
+    found = subspace(given, "cva" if refined else settings.method)
+    scores = {}
+    if given is None:
+        scores = dict(enumerate(found.order_scores[settings.criterion].tolist(), 1))
+    values = found.singular_values.numpy()
+    empty = np.zeros(0)
+    if not refined:
+        return Found(
+            _innovation(found),
+            found.innovation_covariance.numpy(),
+            found.order,
+            scores,
+            values,
+            [],
+            np.linalg.eigvals(found.system.A.numpy()).astype(np.complex128),
+            empty,
+            empty,
+            np.zeros((0, *found.system.D.shape)),
+            True,
+            "a linear problem",
+        )
+    starts: list[Any] = [found]
+    with contextlib.suppress(ValueError):  # one start is enough
+        starts.append(subspace(found.order, "moesp"))
+    best = lti.refine(starts, u, y, direct=settings.delay == 0, stability=settings.radius)
+    poles, deviation = best.pole_deviation()
+    omega = _frequencies()
+    return Found(
+        _innovation(best),
+        best.innovation_covariance.numpy(),
+        found.order,
+        scores,
+        values,
+        [],
+        poles.numpy().astype(np.complex128),
+        deviation.numpy(),
+        omega,
+        best.response_deviation(omega).numpy(),
+        best.converged,
+        best.reason,
+    )
+
+
+def _polynomial(u: list[Array] | None, y: list[Array], settings: Settings) -> Found:
+    if settings.criterion == "gap":
+        raise ValueError(
+            f'{settings.method} has no singular values, so that criterion "gap" cannot choose its '
+            f'order; "bic" or "aic" can'
+        )
+    scores: dict[int, float] = {}
+    best: PolynomialEstimate | None = None
+    if settings.order is not None:
+        order = settings.order
+        best = _estimate(u, y, order, settings)
+    else:
+        order, complaint = 0, None
+        for n in range(1, settings.largest_order + 1):
+            try:
+                found = _estimate(u, y, n, settings)
+            except ValueError as error:
+                complaint = error
+                break
+            scores[n] = _score(found, settings.criterion)
+            if best is None or scores[n] < scores[order]:
+                order, best = n, found
+            elif n >= order + PATIENCE:
+                break
+        if best is None:
+            raise ValueError(str(complaint))
+    system, gain = best.model.innovation_form
+    A, B, C, D = (M.numpy() for M in system.matrices)
+    poles, deviation = _poles(best)
+    omega = _frequencies()
+    return Found(
+        (A, B, gain.numpy(), C, D),
+        np.array([[best.variance]]),
+        order,
+        scores,
+        np.zeros(0),
+        _coefficients(best),
+        poles,
+        deviation,
+        omega,
+        best.response_deviation(omega).numpy(),
+        best.converged,
+        best.reason,
+    )
+
+
+def _estimate(
+    u: list[Array] | None, y: list[Array], order: int, settings: Settings
+) -> PolynomialEstimate:
+    from statewise import lti
+
+    n, nk = order, settings.delay
+    nb = n + 1 if nk == 0 else n
+    if settings.method == "arx":
+        return lti.arx(u, y, n, nb, nk=nk)
+    if settings.method == "armax":
+        return lti.armax(u, y, n, nb, n, nk=nk)
+    if settings.method == "oe":
+        return lti.output_error(u, y, nb, n, nk=nk)
+    return lti.box_jenkins(u, y, nb, n, n, n, nk=nk)
+
+
+def _score(found: PolynomialEstimate, criterion: str) -> float:
+    """A criterion for each sample: with more initial conditions, fewer samples count.
+
+    It is infinite where the descent did not end: a model with too many parameters has no minimum.
+    """
+    if not found.converged:
+        return math.inf
+    value = {"bic": found.bic, "mdl": found.bic / 2, "aic": found.aic}[criterion]
+    return value / found.samples if math.isfinite(value) else math.inf
+
+
+def _coefficients(found: PolynomialEstimate) -> list[tuple[str, float, float]]:
+    model, errors = found.model, found.standard_errors
+    rows = []
+    for letter, values, spread in (
+        ("a", [model.a[1:]], [errors.a]),
+        ("b", list(model.b), list(errors.b)),
+        ("c", [model.c[1:]], [errors.c]),
+        ("d", [model.d[1:]], [errors.d]),
+        ("f", [part[1:] for part in model.f], list(errors.f)),
+    ):
+        for channel, (part, own) in enumerate(zip(values, spread, strict=True), 1):
+            mark = f"{letter}{channel}" if letter in "bf" and len(values) > 1 else letter
+            first = 0 if letter == "b" else 1
+            for k, (value, error) in enumerate(zip(part.tolist(), own.tolist(), strict=True)):
+                rows.append((f"{mark}[{k + first}]", value, error))
+    return rows
+
+
+def _poles(found: PolynomialEstimate) -> tuple[npt.NDArray[np.complex128], Array]:
+    """Roots of A, or of every F_i, and by linearisation their standard deviations.
+
+    λⁿ + p_1 λⁿ⁻¹ + … = 0 gives ∂λ/∂p_k = −λⁿ⁻ᵏ/P'(λ).
+    """
+    model, covariance = found.model, found.covariance.numpy()
+    sizes = [len(model.a) - 1, *(len(b) for b in model.b), len(model.c) - 1, len(model.d) - 1]
+    sizes += [len(f) - 1 for f in model.f]
+    first = np.cumsum([0, *sizes])
+    m = model.n_inputs
+    parts = [(model.a, first[0]), *zip(model.f, first[m + 3 :], strict=False)]
+    poles, deviation = [], []
+    for polynomial, start in parts:
+        p = polynomial.numpy()
+        n = len(p) - 1
+        if not n:
+            continue
+        roots = np.roots(p).astype(np.complex128)
+        slope = np.polyval(np.polyder(p), roots)
+        slope = np.where(slope == 0, np.nan, slope)  # a double root has no linearisation
+        J = -(roots[:, None] ** (n - 1 - np.arange(n))) / slope[:, None]
+        own = covariance[start : start + n, start : start + n]
+        poles.append(roots)
+        deviation.append(np.sqrt(np.maximum(np.real(((J @ own) * J.conj()).sum(1)), 0)))
+    if not poles:
+        return np.zeros(0, np.complex128), np.zeros(0)
+    return np.concatenate(poles), np.concatenate(deviation)
+
+
+def _innovation(found: SubspaceResult | RefinedSystem) -> Any:
+    A, B, C, D = (M.numpy() for M in found.system.matrices)
+    return A, B, found.K.numpy(), C, D
+
+
+def _frequencies() -> Array:
+    return np.geomspace(1e-3, 1.0, FREQUENCIES) * np.pi
