@@ -43,3 +43,12 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, motor_csv: Path) -> Path:
     words = ["fit", str(motor_csv), *COLUMNS, *TINY, "--dt", "0.1", "--out", str(out), "--json"]
     assert main(words) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def linear(tmp_path_factory: pytest.TempPathFactory, motor_csv: Path) -> Path:
+    """The folder of a linear model of ``motor_csv``."""
+    out = tmp_path_factory.mktemp("runs") / "linear"
+    words = ["identify", "linear", str(motor_csv), *COLUMNS, "--dt", "0.1", "--out", str(out)]
+    assert main([*words, "--json"]) == 0
+    return out

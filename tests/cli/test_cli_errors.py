@@ -18,7 +18,7 @@ from statewise.cli import app
     ("words", "said"),
     [
         (["ft"], "there is no command 'ft'; did you mean 'fit'?"),
-        (["xyzzy"], "there is no command 'xyzzy' (commands: fit, simulate"),
+        (["xyzzy"], "there is no command 'xyzzy' (commands: fit, identify linear"),
         (["data"], "'data' needs a second word: statewise data describe"),
         (["--seed", "1"], "the command comes first, then its options; given '--seed'"),
         (["fit"], "DATA is missing"),

@@ -22,7 +22,7 @@ def test_help_lists_every_command(run: Run) -> None:
     outcome = run("--help")
     assert outcome.status == 0
     for name, (_, summary) in COMMANDS.items():
-        assert f"  {name:<15} {summary}\n" in outcome.out
+        assert f"  {name:<17} {summary}\n" in outcome.out
     assert run().out == outcome.out
 
 

@@ -22,7 +22,8 @@ from statewise.nn import (
     Ring,
 )
 from statewise.nn.initialisers import GivenDiscrete
-from statewise.nn.specs import PolesConfig, StaticMap
+from statewise.nn.specs import PolesConfig
+from statewise.nn.static_specs import StaticMap
 from statewise.train import FitConfig
 
 

@@ -20,9 +20,13 @@ DEBUG = "STATEWISE_DEBUG"
 #: Command → module of :mod:`statewise.cli.commands`, and what it does.
 COMMANDS = {
     "fit": ("fit", "identify a model from measured inputs and outputs"),
+    "identify linear": ("identify_linear", "identify a linear model, in seconds"),
     "simulate": ("simulate", "run a model on inputs alone"),
     "predict": ("predict", "look k steps ahead along a measured record"),
     "evaluate": ("evaluate", "score a model on measured records"),
+    "compare": ("compare", "set models side by side on the same records"),
+    "analyze": ("analyze", "say what a model has learnt: poles, gains, memory"),
+    "reduce": ("reduce", "make a model smaller at a given loss of fit"),
     "report": ("report", "write the report of a model again"),
     "demo": ("demo", "identify the bundled river record, in minutes"),
     "data describe": ("describe", "say what a data file holds"),

@@ -12,9 +12,11 @@ from statewise._files import write_text
 from statewise.cli.console import UsageError
 
 if TYPE_CHECKING:
-    from statewise.estimators import ARX, FIR, SystemIdentifier
+    from statewise.estimators import ARX, FIR, LinearSystem, SystemIdentifier
 
 FORMAT = 1
+#: Estimators of :mod:`statewise.estimators` that are saved as folders.
+KINDS = ("ARX", "FIR", "LinearSystem", "SystemIdentifier")
 
 
 class RunFolder:
@@ -150,7 +152,7 @@ def find_model(path: str) -> Path:
     raise UsageError(f"{path} holds no model; expected config.json in it or in its folder model")
 
 
-def load_estimator(path: str) -> SystemIdentifier | FIR | ARX:
+def load_estimator(path: str) -> SystemIdentifier | LinearSystem | FIR | ARX:
     """Read the estimator in a folder, of whichever kind it is.
 
     Raises:
@@ -164,7 +166,6 @@ def load_estimator(path: str) -> SystemIdentifier | FIR | ARX:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["kind"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / 'config.json'} is not the config of a model") from error
-    if kind not in estimators.__all__:
-        known = ", ".join(estimators.__all__)
-        raise DataError(f"{folder} holds a {kind!r}; expected one of {known}")
+    if kind not in KINDS:
+        raise DataError(f"{folder} holds a {kind!r}; expected one of {', '.join(KINDS)}")
     return getattr(estimators, kind).load(folder)

@@ -92,10 +92,9 @@ def _unknown(word: str, names: Sequence[str], command: str) -> str:
     if not word.startswith("-"):
         return f"unexpected argument {word!r}: an option is missing before it, or quotes ({see})"
     given = word.partition("=")[0].replace("_", "-")
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
-    if not near:
-        # --d-state for --model.d-state
-        near = [name for name in names if name.rpartition(".")[2] == given.lstrip("-")][:1]
+    # --d-state for --model.d-state
+    near = [name for name in names if name.rpartition(".")[2] == given.lstrip("-")][:1]
+    near = near or difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"there is no option {word.partition('=')[0]}{hint} ({see})"
 

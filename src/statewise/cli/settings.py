@@ -25,6 +25,9 @@ GROUPS = {
     "training": "The training.",
 }
 
+#: Parts of a recipe that are options of their own.
+PARTS = ("transform", "start")
+
 
 def recipe_options(base: type[T], recipe: Recipe, *, hidden: bool) -> type[T]:
     """Add the settings of a recipe to the options of a command.
@@ -35,7 +38,7 @@ def recipe_options(base: type[T], recipe: Recipe, *, hidden: bool) -> type[T]:
         hidden: leave the settings out of the help (and of the command line).
 
     Returns:
-        A subclass of ``base`` with the fields ``model``, ``training`` and ``transform``.
+        A subclass of ``base`` with the fields ``model``, ``training``, ``transform`` and ``start``.
     """
     added: list[Any] = []
     for name, summary in GROUPS.items():
@@ -46,11 +49,12 @@ def recipe_options(base: type[T], recipe: Recipe, *, hidden: bool) -> type[T]:
             hint = Annotated[hint, tyro.conf.Suppress]
         added.append((name, hint, dataclasses.field(default=kind())))
     docs = attribute_docs(Recipe)
-    hint = get_type_hints(Recipe)["transform"]
-    field = _option("transform", hint, recipe.transform, docs["transform"])
-    if hidden:
-        field = (field[0], Annotated[field[1], tyro.conf.Suppress], field[2])
-    added.append(field)
+    hints = get_type_hints(Recipe)
+    for name in PARTS:
+        field = _option(name, hints[name], getattr(recipe, name), docs[name])
+        if hidden:
+            field = (field[0], Annotated[field[1], tyro.conf.Suppress], field[2])
+        added.append(field)
     return dataclasses.make_dataclass(base.__name__, added, bases=(base,), frozen=True)
 
 
@@ -65,7 +69,7 @@ def recipe_from(options: Any, recipe: Recipe, valid_fraction: float | None) -> R
     Raises:
         UsageError: settings that exclude each other or are out of range.
     """
-    changes: dict[str, Any] = {"transform": options.transform}
+    changes: dict[str, Any] = {name: getattr(options, name) for name in PARTS}
     for name in GROUPS:
         given = getattr(options, name)
         fields = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from statewise.cli.source import Columns, Records
+from statewise.cli.source import Columns, Records, Split
 
 if TYPE_CHECKING:
-    from statewise.data import Experiments
+    from statewise.data import Experiments, Task
 
 #: Relative difference of sampling intervals that is not worth a word.
 _SAME_STEP = 0.01
@@ -94,6 +95,57 @@ def _tell_interval(part: Experiments, model: Any) -> None:
             f"the data are sampled every {part.nominal_dt:.4g} {theirs}, the model was trained at "
             f"{model.dt_:.4g} {ours}"
         )
+
+
+def task_of(
+    path: str, kept: dict[str, Any], model: Any, data: str | None, columns: Columns, split: Split
+) -> Task:
+    """The data and split that a model was made of, with what the options say instead.
+
+    Args:
+        path: the model as the user named it.
+        kept: settings in its ``run.json``; empty without one.
+        model: the estimator.
+        data: DATA that the user gave, or None.
+        columns: what the user said of its columns.
+        split: what the user said of its split.
+
+    Raises:
+        UsageError: a model that does not say which data it was made of.
+        DataError: data that are gone.
+    """
+    from statewise._errors import DataError
+    from statewise.cli.console import UsageError
+    from statewise.cli.source import load_task
+
+    name = data or kept.get("file") or kept.get("data")
+    if not name:
+        raise UsageError(f"{path} does not say which data it was made of; give DATA as well")
+    if data is None and kept.get("file") and not Path(name).is_file():
+        raise DataError(f"the data of the fit, {name}, are gone; give DATA as well")
+    parts = []
+    for part in (columns, split):
+        given = dataclasses.asdict(part)
+        fallen_back = {
+            key: value if value is not None else _tuple(kept.get(key))
+            for key, value in given.items()
+        }
+        parts.append(type(part)(**fallen_back))
+    columns, split = parts
+    if Path(name).is_file():
+        columns = dataclasses.replace(
+            columns,
+            inputs=columns.inputs or model.input_names_,
+            outputs=columns.outputs or model.output_names_,
+        )
+    washout = kept.get("training.washout", 0)
+    return load_task(
+        name, columns, split, washout=washout, valid=getattr(model, "valid_fraction", 0.2)
+    )
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def unmeasured(part: Experiments, n_y: int) -> Experiments:

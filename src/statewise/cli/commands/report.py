@@ -5,17 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from statewise._errors import DataError
 from statewise.cli.console import UsageError, output, print_json
 from statewise.cli.options import parse
 from statewise.cli.source import Columns, Split
-
-if TYPE_CHECKING:
-    from statewise.data import Task
 
 SUMMARY = """\
 Judge a model on its data again and write its report.
@@ -47,6 +43,7 @@ def run(arguments: Sequence[str]) -> None:
     options = parse(ReportOptions, arguments, "report", SUMMARY)
     from statewise.cli.folder import RunFolder, find_model, load_estimator
     from statewise.cli.identify import report_on
+    from statewise.cli.using import task_of
     from statewise.estimators import SystemIdentifier
 
     place = find_model(options.model)
@@ -59,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
     folder = RunFolder(place.parent if place.name == "model" else place)
     found = folder.read() or {"settings": {}, "command": f"statewise report {options.model}"}
     kept = found["settings"]
-    task = _task(options, kept, model)
+    task = task_of(options.model, kept, model, options.data, options.columns, options.split)
     ahead = options.ahead or tuple(kept.get("ahead", (1,)))
     target = Path(options.out).expanduser() if options.out else folder.path
     page = report_on(model, task, folder, found["command"], ahead, page=target)
@@ -67,37 +64,3 @@ def run(arguments: Sequence[str]) -> None:
         print_json({"command": "report", "model": place, "report": page})
     else:
         output().print(f"report  {page}", markup=False, soft_wrap=True)
-
-
-def _task(options: ReportOptions, kept: dict[str, Any], model: Any) -> Task:
-    """The data and split of the fit, with what the options say instead."""
-    from statewise.cli.source import load_task
-
-    data = options.data or kept.get("file") or kept.get("data")
-    if not data:
-        raise UsageError(
-            f"{options.model} does not say which data it was made of; give DATA as well"
-        )
-    if options.data is None and kept.get("file") and not Path(data).is_file():
-        raise DataError(f"the data of the fit, {data}, are gone; give DATA as well")
-    parts = []
-    for part in (options.columns, options.split):
-        given = dataclasses.asdict(part)
-        fallen_back = {
-            name: value if value is not None else _tuple(kept.get(name))
-            for name, value in given.items()
-        }
-        parts.append(type(part)(**fallen_back))
-    columns, split = parts
-    if Path(data).is_file():
-        columns = dataclasses.replace(
-            columns,
-            inputs=columns.inputs or model.input_names_,
-            outputs=columns.outputs or model.output_names_,
-        )
-    washout = kept.get("training.washout", 0)
-    return load_task(data, columns, split, washout=washout, valid=model.valid_fraction)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
