@@ -115,6 +115,7 @@ class L2Bounded(Recurrence):
     def gain(self) -> Tensor:
         """γ, a number, in double precision, with its gradient."""
         if self.log_gain is None:
+            assert self.fixed_gain is not None
             return torch.full((), self.fixed_gain, dtype=torch.float64, device=self.nu.device)
         return torch.exp(self.log_gain.double())
 

@@ -6,6 +6,7 @@ it again, from cache. The backward pass recomputes the sums that silu needs, row
 
 # Kernels are called in a way of Triton's own, which a checker of Python cannot follow.
 # pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
+# pyright: reportAssignmentType=false, reportOperatorIssue=false
 from __future__ import annotations
 
 import torch
