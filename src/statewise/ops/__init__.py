@@ -18,6 +18,8 @@ from statewise.ops.dispatch import (
     warm,
 )
 from statewise.ops.fft_conv import fft_conv
+from statewise.ops.hidden_markov import hidden_markov, hidden_markov_smoother
+from statewise.ops.kalman_filter import kalman_filter, kalman_likelihood, rts_smoother
 from statewise.ops.linear_scan import linear_scan, linear_scan_pairs
 from statewise.ops.mamba_step import Mamba2Weights, MambaWeights, mamba2_step, mamba_step
 from statewise.ops.matvec import matvec
@@ -67,6 +69,10 @@ __all__ = [
     "diagonal_ssm",
     "fft_conv",
     "gru_cell",
+    "hidden_markov",
+    "hidden_markov_smoother",
+    "kalman_filter",
+    "kalman_likelihood",
     "linear_attention",
     "linear_scan",
     "linear_scan_pairs",
@@ -79,6 +85,7 @@ __all__ = [
     "para_gru",
     "para_lstm",
     "reciprocal_series",
+    "rts_smoother",
     "scan2d",
     "selective_scan",
     "ssd",

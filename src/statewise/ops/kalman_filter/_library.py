@@ -1,0 +1,229 @@
+"""The Kalman filter and smoother as torch operators, known to autograd, compile and export.
+
+Arguments are checked by then. Of the filter: y (B, T, p), finite; F, H, Q, R (b, t, ·, ·), c and d
+(b, t, ·) with b 1 or B and t 1 or T; m0 (B, n), P0 (B, n, n); observed (B, T, p) bool; lengths (B,)
+int64; floating tensors of one type, float32 or float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from statewise.ops import dispatch
+from statewise.ops.library import captured_choice, no_second_derivative
+
+OP = "kalman_filter"
+SMOOTHER = "rts_smoother"
+
+dispatch.register(
+    OP,
+    reference="statewise.ops.kalman_filter.reference",
+    cpu="statewise.ops.kalman_filter.cpu",
+    gpu="statewise.ops.kalman_filter.reference",
+)
+dispatch.register(
+    SMOOTHER,
+    reference="statewise.ops.kalman_filter.reference",
+    cpu="statewise.ops.kalman_filter.cpu",
+    gpu="statewise.ops.kalman_filter.reference",
+)
+
+
+@torch.library.custom_op(
+    "statewise::kalman_filter",
+    mutates_args=(),
+    schema="(Tensor y, Tensor F, Tensor H, Tensor Q, Tensor R, Tensor? c, Tensor? d, Tensor m0,"
+    " Tensor P0, Tensor? observed, Tensor? lengths, bool moves_first)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def run(
+    y: Tensor,
+    F: Tensor,
+    H: Tensor,
+    Q: Tensor,
+    R: Tensor,
+    c: Tensor | None,
+    d: Tensor | None,
+    m0: Tensor,
+    P0: Tensor,
+    observed: Tensor | None,
+    lengths: Tensor | None,
+    moves_first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Filtered means (B, T, n), covariances (B, T, n, n) and log-likelihoods (B, T)."""
+    backend = dispatch.select(OP, y.device.type, y.dtype)
+    return backend.forward(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first)
+
+
+@run.register_fake
+def _(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first):
+    shape, n = y.shape[:2], F.shape[-1]
+    return y.new_empty(*shape, n), y.new_empty(*shape, n, n), y.new_empty(shape)
+
+
+@torch.library.custom_op(
+    "statewise::kalman_filter_backward",
+    mutates_args=(),
+    schema="(Tensor? gm, Tensor? gP, Tensor? gll, Tensor y, Tensor F, Tensor H, Tensor Q, Tensor R,"
+    " Tensor? c, Tensor? d, Tensor m0, Tensor P0, Tensor? observed, Tensor? lengths, Tensor m,"
+    " Tensor P, bool moves_first, str? backend)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def run_backward(
+    gm: Tensor | None,
+    gP: Tensor | None,
+    gll: Tensor | None,
+    y: Tensor,
+    F: Tensor,
+    H: Tensor,
+    Q: Tensor,
+    R: Tensor,
+    c: Tensor | None,
+    d: Tensor | None,
+    m0: Tensor,
+    P0: Tensor,
+    observed: Tensor | None,
+    lengths: Tensor | None,
+    m: Tensor,
+    P: Tensor,
+    moves_first: bool,
+    backend: str | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of y, F, H, Q, R, c, d, m0 and P0; those of c and d are empty without them."""
+    chosen = dispatch.select(OP, y.device.type, y.dtype, backend)
+    return chosen.backward(
+        (gm, gP, gll), y, (F, H, Q, R, c, d), (m0, P0), observed, lengths, (m, P), moves_first
+    )
+
+
+@run_backward.register_fake
+def _(gm, gP, gll, y, F, H, Q, R, c, d, m0, P0, observed, lengths, m, P, moves_first, backend):
+    given = (y, F, H, Q, R, c, d, m0, P0)
+    return tuple(y.new_empty(0 if x is None else x.shape) for x in given)
+
+
+def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, ctx.moves_first = inputs
+    ctx.backend = captured_choice()
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, output[0], output[1])
+
+
+def _backward(ctx: Any, *gradients: Tensor | None) -> tuple:
+    found = run_backward(*gradients, *ctx.saved_tensors, ctx.moves_first, ctx.backend)
+    needed = ctx.needs_input_grad[:9]
+    return (*(g if wanted else None for g, wanted in zip(found, needed, strict=True)), *(None,) * 3)
+
+
+run.register_autograd(_backward, setup_context=_setup)
+run_backward.register_autograd(no_second_derivative(OP))
+
+
+@torch.library.custom_op(
+    "statewise::kalman_likelihood",
+    mutates_args=(),
+    schema="(Tensor y, Tensor F, Tensor H, Tensor Q, Tensor R, Tensor? c, Tensor? d, Tensor m0,"
+    " Tensor P0, Tensor? observed, Tensor? lengths, bool moves_first) -> Tensor",
+)
+def run_likelihood(
+    y: Tensor,
+    F: Tensor,
+    H: Tensor,
+    Q: Tensor,
+    R: Tensor,
+    c: Tensor | None,
+    d: Tensor | None,
+    m0: Tensor,
+    P0: Tensor,
+    observed: Tensor | None,
+    lengths: Tensor | None,
+    moves_first: bool,
+) -> Tensor:
+    """Log-likelihoods (B, T); no moments are stored."""
+    backend = dispatch.select(OP, y.device.type, y.dtype)
+    return backend.likelihood(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first)
+
+
+@run_likelihood.register_fake
+def _(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first):
+    return y.new_empty(y.shape[:2])
+
+
+@torch.library.custom_op(
+    "statewise::kalman_likelihood_backward",
+    mutates_args=(),
+    schema="(Tensor gll, Tensor y, Tensor F, Tensor H, Tensor Q, Tensor R, Tensor? c, Tensor? d,"
+    " Tensor m0, Tensor P0, Tensor? observed, Tensor? lengths, bool moves_first, str? backend)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def run_likelihood_backward(
+    gll: Tensor,
+    y: Tensor,
+    F: Tensor,
+    H: Tensor,
+    Q: Tensor,
+    R: Tensor,
+    c: Tensor | None,
+    d: Tensor | None,
+    m0: Tensor,
+    P0: Tensor,
+    observed: Tensor | None,
+    lengths: Tensor | None,
+    moves_first: bool,
+    backend: str | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of y, F, H, Q, R, c, d, m0 and P0; those of c and d are empty without them."""
+    chosen = dispatch.select(OP, y.device.type, y.dtype, backend)
+    return chosen.likelihood_backward(
+        gll, y, (F, H, Q, R, c, d), (m0, P0), observed, lengths, moves_first
+    )
+
+
+@run_likelihood_backward.register_fake
+def _(gll, y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first, backend):
+    given = (y, F, H, Q, R, c, d, m0, P0)
+    return tuple(y.new_empty(0 if x is None else x.shape) for x in given)
+
+
+def _setup_likelihood(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    *tensors, ctx.moves_first = inputs
+    ctx.backend = captured_choice()
+    ctx.save_for_backward(*tensors)
+
+
+def _likelihood_backward(ctx: Any, gll: Tensor) -> tuple:
+    found = run_likelihood_backward(gll, *ctx.saved_tensors, ctx.moves_first, ctx.backend)
+    needed = ctx.needs_input_grad[:9]
+    return (*(g if wanted else None for g, wanted in zip(found, needed, strict=True)), *(None,) * 3)
+
+
+run_likelihood.register_autograd(_likelihood_backward, setup_context=_setup_likelihood)
+run_likelihood_backward.register_autograd(no_second_derivative("kalman_likelihood"))
+
+
+@torch.library.custom_op(
+    "statewise::rts_smoother",
+    mutates_args=(),
+    schema="(Tensor m, Tensor P, Tensor F, Tensor Q, Tensor? c, Tensor? lengths, bool cross)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def smooth(
+    m: Tensor,
+    P: Tensor,
+    F: Tensor,
+    Q: Tensor,
+    c: Tensor | None,
+    lengths: Tensor | None,
+    cross: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Smoothed means and covariances, and Cov(x_t, x_{t−1}), which is empty without ``cross``."""
+    backend = dispatch.select(SMOOTHER, m.device.type, m.dtype)
+    return backend.smooth(m, P, F, Q, c, lengths, cross)
+
+
+@smooth.register_fake
+def _(m, P, F, Q, c, lengths, cross):
+    return m.new_empty(m.shape), m.new_empty(P.shape), m.new_empty(P.shape if cross else 0)
