@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# The suites that test classes inherit say what differed, as tests do.
+pytest.register_assert_rewrite("contracts")
+
 # Before the first import of numpy or torch: the test workers share the cores.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
