@@ -1,7 +1,8 @@
 """Train once undisturbed, then once more with the training process killed twenty times.
 
 Prints a JSON object: the kills, and the number of rows in the log at each start. Training processes
-are forked from here, where the kernels are compiled already.
+are forked from here, where the kernels are compiled already. A process that is to be killed waits
+for that a few steps later, so that it cannot end before, however fast or slow the machine is.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from statewise.train import fit
 from statewise.train.adam import AdamPhase
 from statewise.train.polish import PolishPhase
 
-KILLS = 20
-START_KILLS = 5
-"""Kills that fall into the start of the process; the others fall into training."""
+START_KILLS, ADAM_KILLS, POLISH_KILLS = 5, 12, 3
+"""Kills that fall into the start of the process and around its first steps, into Adam after some
+steps, and into the polish. Adam's cannot use up its 160 steps: 12 × (6 + 4) + 5 × 4 = 140."""
 
 
 def _train(folder: Path) -> None:
@@ -37,21 +38,29 @@ def _train(folder: Path) -> None:
     (folder / "weights.bin").write_bytes(torch.cat(weights).numpy().tobytes())
 
 
-def _report_first_step(pipe: int) -> None:
-    """Let the first step of either phase write a byte to the pipe."""
-    for phase in (AdamPhase, PolishPhase):
+def _watch(pipe: int, phases: tuple[type, ...], at: int, leash: int | None) -> None:
+    """Write a byte at step ``at`` of these phases, and stop ``leash`` steps later."""
+    count = itertools.count()
+    for phase in phases:
 
         def step(self, *, original=phase.step):
-            if next(count) == 0:
+            done = next(count)
+            if done == at:
                 os.write(pipe, b".")
+            if leash is not None and done > at + leash:
+                signal.pause()
             return original(self)
 
         phase.step = step  # type: ignore[method-assign]
-    count = itertools.count()
 
 
-def _start(folder: Path) -> tuple[int, int]:
-    """The training process, and a pipe that it writes to when it begins to train."""
+def _start(
+    folder: Path,
+    phases: tuple[type, ...] = (AdamPhase, PolishPhase),
+    at: int = 0,
+    leash: int | None = None,
+) -> tuple[int, int]:
+    """The training process, and a pipe that it writes to when it has come to that step."""
     reader, writer = os.pipe()
     child = os.fork()
     if child:
@@ -59,7 +68,7 @@ def _start(folder: Path) -> tuple[int, int]:
         return child, reader
     code = 1
     try:
-        _report_first_step(writer)
+        _watch(writer, phases, at, leash)
         _train(folder)
         code = 0
     except BaseException:
@@ -87,22 +96,24 @@ def main(folder: Path) -> None:
     _wait(child, reader)
     duration = time.monotonic() - begun
     draw = random.Random(0)
-    kills, resumed_at = 0, []
-    while kills < KILLS:
+    plan: list[tuple[tuple[type, ...], int, int]] = [((AdamPhase,), 0, 3)] * START_KILLS
+    plan += [((AdamPhase,), draw.randint(4, 6), 3) for _ in range(ADAM_KILLS)]
+    plan += [((PolishPhase,), 0, 1)] * POLISH_KILLS
+    resumed_at = []
+    for number, (phases, at, leash) in enumerate(plan):
         resumed_at.append(_rows(folder / "killed"))
-        child, reader = _start(folder / "killed")
-        if kills >= START_KILLS:
+        child, reader = _start(folder / "killed", phases, at, leash)
+        if number >= START_KILLS:
             os.read(reader, 1)
-        time.sleep(draw.uniform(0.0, 0.09) * duration)
+        time.sleep(draw.uniform(0.0, 0.02) * duration)
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             raise SystemExit(f"a training process ended by itself, with status {status}")
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.close(reader)
-        kills += 1
     _wait(*_start(folder / "killed"))
-    print(json.dumps({"kills": kills, "resumed_at": resumed_at}))
+    print(json.dumps({"kills": len(plan), "resumed_at": resumed_at}))
 
 
 if __name__ == "__main__":
