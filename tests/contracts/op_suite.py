@@ -112,6 +112,7 @@ class OpContract(DeviceContract):
         backend: str,
         *,
         use: str = "both",
+        weight: float = 1.0,
     ) -> dict[str, Tensor]:
         """Outputs, and gradients of a fixed random reading of the outputs that ``use`` names."""
         leaves = differentiable(inputs)
@@ -123,15 +124,19 @@ class OpContract(DeviceContract):
         generator = torch.Generator().manual_seed(1)
         read = [x for x, name in ((h, "h"), (last, "last")) if use in (name, "both")]
         weights = [torch.randn(x.shape, dtype=torch.float64, generator=generator) for x in read]
-        weights = [w.to(x) for w, x in zip(weights, read, strict=True)]
+        weights = [(weight * w).to(x) for w, x in zip(weights, read, strict=True)]
         gradients = torch.autograd.grad(read, list(leaves.values()), weights)
         found = {"h": h.detach(), "last": last.detach()}
         return found | {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}
 
     def agree(self, given: dict[str, Tensor], expected: dict[str, Tensor], bound: float) -> None:
+        for name, off in self.errors(given, expected).items():
+            assert off <= bound, name
+
+    def errors(self, given: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
+        """Each output's and gradient's largest deviation relative to its largest value."""
         assert given.keys() == expected.keys()
-        for name in expected:
-            assert error(given[name], expected[name]) <= bound, name
+        return {name: error(given[name], expected[name]) for name in expected}
 
     @pytest.fixture
     def fast(self) -> list[str]:

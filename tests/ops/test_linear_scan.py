@@ -29,6 +29,7 @@ def _coefficient(shape, dtype, generator):
 
 class _Real(OpContract):
     op = "linear_scan"
+    device_shapes = (*OpContract.device_shapes, (3, 70, 2))
     timed = ("b",)
     # Longer ones, in tiles, are in test_linear_scan_gpu.py: the interpreter is slow.
     gpu_shapes: ClassVar = [(2, 5, 3)]

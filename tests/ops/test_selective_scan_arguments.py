@@ -196,3 +196,15 @@ def _given(**changes):
 def test_errors_say_what_was_given_and_expected(changes, error, message):
     with pytest.raises(error, match=message):
         selective_scan(**_given(**changes))
+
+
+@pytest.mark.parametrize("zoh", [False, True])
+def test_tiles_of_the_backward_pass_divide_a_chunk(zoh):
+    """Else a tile would run into the next chunk, and its states out of their buffer."""
+    pytest.importorskip("triton")
+    from statewise.ops.selective_scan._shapes import CHUNK, GPU_CHUNK
+    from statewise.ops.selective_scan.gpu import plan_backward
+
+    for per_group, states, words in product((1, 5, 16, 33, 1024), range(1, 40), (1, 2, 4)):
+        steps = plan_backward(2, 1000, 1, per_group, states, words, zoh).steps
+        assert CHUNK % steps == 0 == GPU_CHUNK % steps, (per_group, states, words)

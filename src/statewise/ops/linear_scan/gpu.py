@@ -55,7 +55,9 @@ def plan(batch: int, length: int, channels: int, parts: int, itemsize: int, lean
             of two, and with resets.
     """
     lines = 1 if batch * channels < 8192 else 2 if lean else 4
-    width = min(lines * 128 // (itemsize * parts), next_power_of_2(channels))
+    # Triton 3.6 cannot compile some scans over tiles of one or two pairs a row, and one over two
+    # channels in float64 gave a wrong number: narrower rows are padded to what is tested.
+    width = min(lines * 128 // (itemsize * parts), next_power_of_2(max(channels, 16)))
     vector = min(16 // itemsize, 4)
     steps = 32 // vector // (2 if itemsize == 8 else 1)
     warps = 4 if lean else 8

@@ -154,8 +154,9 @@ def gains(delta, A, inverted, a, PARTS: tl.constexpr):
         near = x[0] * x[0] + x[1] * x[1] < 0.25
         x = (tl.where(near, x[0], 0.0), tl.where(near, x[1], 0.0))
     TOP: tl.constexpr = 16 if x[0].dtype == tl.float64 else 9
-    # One over TOP factorial.
-    coefficient = 4.779477332387385e-14 if TOP == 16 else 2.7557319223985893e-06
+    # One over TOP factorial; a plain number in a kernel would be float32.
+    LAST: tl.constexpr = 4.779477332387385e-14 if TOP == 16 else 2.7557319223985893e-06
+    coefficient = tl.full((), LAST, x[0].dtype)
     psi = _shifted(scaled(0.0, x, PARTS), coefficient, PARTS)
     for k in tl.static_range(TOP, 2, -1):
         coefficient = coefficient * k

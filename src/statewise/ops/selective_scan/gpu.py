@@ -75,10 +75,11 @@ def plan_backward(
     """The layout of the backward pass, a function of shapes, types and rule alone.
 
     Registers hold the states and the decays of a tile of steps: 64 of them when full, fewer
-    where the arithmetic of a step needs more room.
+    where the arithmetic of a step needs more room. Their number divides the chunk.
     """
     block, held = _block(per_group, states, words)
-    steps = min(max(32 // (held * (words + zoh)), 1), 8)
+    room = min(max(32 // (held * (words + zoh)), 1), 8)
+    steps = 1 << (room.bit_length() - 1)
     return Plan(block, steps, _segments(batch, length, groups * cdiv(per_group, block), PROGRAMS))
 
 

@@ -30,6 +30,7 @@ class Config:
     Attributes:
         block: steps of a block, Q; divides the chunk between two kept states.
         tile: columns of P in a program.
+        lanes: columns that N states are padded to.
         programs: walks over time wanted at once; time is cut in segments to get them.
         gradient_programs: programs wanted of readers and sources; the heads of a group are split
             among several to get them.
@@ -39,6 +40,7 @@ class Config:
 
     block: int
     tile: int
+    lanes: int
     programs: int
     gradient_programs: int
     scan: Launch
@@ -54,15 +56,19 @@ def configuration(dtype: torch.dtype, width: int, states: int, packed: bool) -> 
     several passes over operands of two and four times the size; they take smaller tiles, smaller
     still as N grows, so that B, C and the state fit. Triton's interpreter takes the smallest
     blocks, so that small tests cross their edges.
+
+    Hopper's warp-group products read their second operand through a descriptor in registers. For
+    operands of 16 columns the assembler of CUDA 12.8 (Triton 3.6) adds a wrong register to the
+    descriptor, and the product reads other numbers or none: they get 32 columns.
     """
     lanes = next_power_of_2(max(states, 16))
     tile = min(next_power_of_2(max(width, 16)), 64)
     if interpreting():
-        return Config(16, 16, PROGRAMS, 1, Launch(4, 1), Launch(4, 1), Launch(4, 1))
+        return Config(16, 16, lanes, PROGRAMS, 1, Launch(4, 1), Launch(4, 1), Launch(4, 1))
     if dtype == torch.bfloat16:
         warps, stages = (4, 1 if packed else 2) if lanes <= 128 else (8, 1)
         return Config(
-            *(64, tile, PROGRAMS, 256),
+            *(64, max(tile, 32), max(lanes, 32), PROGRAMS, 256),
             scan=Launch(warps, 2),
             walk=Launch(warps, 2),
             gradients=Launch(warps, stages),
@@ -70,7 +76,7 @@ def configuration(dtype: torch.dtype, width: int, states: int, packed: bool) -> 
     room = 8192 // lanes // (2 if dtype == torch.float64 else 1)
     side = max(16, min(room, 32))
     launch = Launch(8 if lanes > 32 else 4, 1)
-    return Config(side, min(tile, side), PROGRAMS, 256, launch, launch, launch)
+    return Config(side, min(tile, side), lanes, PROGRAMS, 256, launch, launch, launch)
 
 
 def segments(walks: int, blocks: int, programs: int) -> tuple[int, int]:

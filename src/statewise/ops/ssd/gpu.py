@@ -23,7 +23,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from statewise.ops.gpu import cdiv, interpreting, next_power_of_2, refuses_gpu
+from statewise.ops.gpu import cdiv, interpreting, refuses_gpu
 from statewise.ops.precision import accumulation_dtype
 from statewise.ops.ssd import reference
 from statewise.ops.ssd._gpu_config import Config, Launch, configuration, heads_together, segments
@@ -100,7 +100,7 @@ class _Problem:
             "N": self.lanes,
             "Q": self.config.block,
             "PB": self.config.tile,
-            "NB": next_power_of_2(max(self.lanes, 16)),
+            "NB": self.config.lanes,
             "HAS_RESET": reset is not None,
             "FRESH": h0 is None,
             "REVERSE": reverse,
