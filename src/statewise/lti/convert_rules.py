@@ -19,7 +19,7 @@ from statewise.lti.discretise import (
     Impulse,
     Trapezoid,
 )
-from statewise.lti.matrices import block, identity_like, numpy_each
+from statewise.lti.matrices import block, eigenvalues, identity_like, numpy_each
 from statewise.lti.state_space import StateSpace, checked_dt
 
 WEIGHTS = {Euler: 0.0, Bilinear: 0.5, BackwardEuler: 1.0}
@@ -121,7 +121,7 @@ def to_continuous(system: StateSpace, rule: Discretisation = HOLD) -> StateSpace
         back = eye - weight * length * A
         C = Cd @ back
         return StateSpace(A, back @ Bd / length, C, Dd - weight * C @ Bd)
-    _check_poles(torch.linalg.eigvals(Ad.detach()))
+    _check_poles(eigenvalues(Ad.detach()))
     (A,) = numpy_each(_logarithm, Ad)
     A = A / length
     if kind in (ZOH, FOH):

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from statewise.lti.matrices import eigenvectors
 from statewise.lti.state_space import StateSpace, checked_dt
 
 WORST = 1e12
@@ -143,7 +144,7 @@ def to_diagonal(system: StateSpace, *, half: bool = False) -> DiagonalForm:
     """
     if half and system.is_complex:
         raise ValueError("half=True keeps one of each conjugate pair, and the system is complex")
-    poles, V = torch.linalg.eig(system.A)
+    poles, V = eigenvectors(system.A)
     if system.n_states:
         worst = torch.linalg.cond(V.detach()).max()
         if not worst <= WORST:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from statewise.lti.lyapunov import Solution, cayley_shift, continuous_lyapunov, discrete_lyapunov
-from statewise.lti.matrices import identity_like
+from statewise.lti.matrices import eigenvalues, identity_like
 from statewise.lti.state_space import StateSpace
 from statewise.lti.structure import is_stable
 
@@ -112,7 +112,7 @@ def check_stable(system: StateSpace, what: str) -> None:
     """
     if is_stable(system).all():
         return
-    at = torch.linalg.eigvals(system.A.detach()).reshape(-1)
+    at = eigenvalues(system.A.detach()).reshape(-1)
     key = at.abs() if system.is_discrete else at.real
     worst = at[key.argmax()].item()
     where = "inside the unit circle" if system.is_discrete else "left of the imaginary axis"

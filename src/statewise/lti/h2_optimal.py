@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from statewise.lti.gramians import check_stable
-from statewise.lti.matrices import identity_like
+from statewise.lti.matrices import eigenvalues, eigenvectors, identity_like
 from statewise.lti.norms import h2_norm
 from statewise.lti.reduction import balanced_truncation
 from statewise.lti.state_space import StateSpace, batch_of, each
@@ -89,11 +89,11 @@ def h2_reduction(
         error, converged, count = start, reduced.n_states in (0, system.n_states), 0
         while not converged and count < iterations:
             count += 1
-            before = torch.linalg.eigvals(reduced.A)
+            before = eigenvalues(reduced.A)
             reduced = _interpolate(system, reduced)
             if not is_stable(reduced):
                 continue
-            now = torch.linalg.eigvals(reduced.A)
+            now = eigenvalues(reduced.A)
             settled = converged = bool(_change(before, now) <= tolerance)
             found = _error(system, reduced)
             # Where the steps settle at a worse place than they have passed, descent goes on there.
@@ -113,7 +113,7 @@ def h2_reduction(
 def _interpolate(system: StateSpace, reduced: StateSpace) -> StateSpace:
     """The system that interpolates G at the mirrored poles of ``reduced``."""
     r = reduced.n_states
-    poles, X = torch.linalg.eig(reduced.A)
+    poles, X = eigenvectors(reduced.A)
     kind = poles.dtype
     # An iterate need not be stable; its mirror image is, and has points at which G is analytic.
     if system.is_discrete:

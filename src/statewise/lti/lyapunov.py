@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from statewise.lti.matrices import identity_like, numpy_each
+from statewise.lti.matrices import eigenvalues, identity_like, numpy_each
 from statewise.lti.state_space import as_tensor
 
 METHODS = ("auto", "diagonal", "schur", "doubling")
@@ -114,7 +114,7 @@ def continuous_residual(A: Tensor, X: Tensor, Q: Tensor) -> Tensor:
 
 def cayley_shift(A: Tensor) -> Tensor:
     """γ > 0 of the Cayley transform, (..., 1, 1): the geometric mean of extreme |eigenvalues|."""
-    size = torch.linalg.eigvals(A.detach()).abs()
+    size = eigenvalues(A.detach()).abs()
     if not size.shape[-1]:
         return size.new_ones(*size.shape[:-1], 1, 1)
     tiny = torch.finfo(size.dtype).tiny ** 0.25
@@ -173,7 +173,7 @@ def _solve_discrete(A: Tensor, Q: Tensor, method: str) -> Tensor:
         a = A.diagonal(dim1=-2, dim2=-1)
         return Q / _regular(1 - a[..., :, None] * a.conj()[..., None, :])
     if method == "doubling":
-        _needs_stable(torch.linalg.eigvals(A).abs().max() if A.numel() else A.new_zeros(()), 1)
+        _needs_stable(eigenvalues(A).abs().max() if A.numel() else A.new_zeros(()), 1)
         return _doubling(A, Q)
     X = numpy_each(_schur_discrete, A, Q)[0]
     return X + numpy_each(_schur_discrete, A, A @ X @ A.mH - X + Q)[0]
@@ -186,7 +186,7 @@ def _solve_continuous(A: Tensor, Q: Tensor, method: str) -> Tensor:
     if method == "schur":
         X = numpy_each(_schur_continuous, A, Q)[0]
         return X + numpy_each(_schur_continuous, A, A @ X + X @ A.mH + Q)[0]
-    _needs_stable(torch.linalg.eigvals(A).real.max() if A.numel() else -A.new_ones(()), 0)
+    _needs_stable(eigenvalues(A).real.max() if A.numel() else -A.new_ones(()), 0)
     shift = cayley_shift(A)
     eye = identity_like(A)
     back = torch.linalg.inv(shift * eye - A)

@@ -93,3 +93,15 @@ def needs_one(system: Any, name: str) -> None:
             f"{name} works on one system, and the batch has shape {tuple(system.batch_shape)}; its "
             f"result may differ in size from system to system"
         )
+
+
+def eigenvalues(A: Tensor) -> Tensor:
+    """Eigenvalues (..., n) of square matrices (..., n, n)."""
+    # By rows: on a GPU, torch 2.11 spoils matrices stored by columns, such as A*, that it solves.
+    return torch.linalg.eigvals(A.contiguous())
+
+
+def eigenvectors(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (..., n) and right eigenvectors (..., n, n), in columns."""
+    values, vectors = torch.linalg.eig(A.contiguous())
+    return values, vectors

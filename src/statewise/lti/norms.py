@@ -13,7 +13,7 @@ from torch import Tensor
 from statewise.lti.convert_rules import to_continuous
 from statewise.lti.discretise import Bilinear
 from statewise.lti.gramians import check_stable, controllability_gramian, hankel_singular_values
-from statewise.lti.matrices import identity_like
+from statewise.lti.matrices import eigenvalues, identity_like
 from statewise.lti.state_space import StateSpace
 
 STEPS = 100
@@ -103,7 +103,7 @@ def _bounds(system: StateSpace, tolerance: float) -> tuple[float, float, float]:
         # Sampling time 2 makes the map s = (z − 1)/(z + 1), and the frequency tan(angle/2).
         flat = to_continuous(StateSpace(*system.matrices, dt=2.0), Bilinear())
     one_sided = not system.is_complex
-    at = torch.linalg.eigvals(flat.A)
+    at = eigenvalues(flat.A)
     starts = torch.cat((at.imag, at.abs(), -at.abs())).tolist()
     flat = _scaled(flat)
     best, where = _largest(flat, [0.0, math.inf, *starts], one_sided)
@@ -167,7 +167,7 @@ def _crossings(
         ),
         -2,
     ).cpu()
-    at = torch.linalg.eigvals(flow).numpy()
+    at = eigenvalues(flow).numpy()
     tight = 10 * EPS * float(torch.linalg.matrix_norm(flow))
     frequencies, distance = at.imag, np.abs(at.real)
     if one_sided:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from statewise.lti.matrices import eigenvalues
+
 
 def from_roots(roots: Tensor) -> Tensor:
     """The monic polynomial with the given roots, (..., n) to (..., n + 1), complex."""
@@ -17,7 +19,7 @@ def from_roots(roots: Tensor) -> Tensor:
 
 def characteristic(A: Tensor) -> Tensor:
     """det(sI − A), (..., n, n) to (..., n + 1), real for a real matrix."""
-    result = from_roots(torch.linalg.eigvals(A))
+    result = from_roots(eigenvalues(A))
     return result if A.is_complex() else result.real
 
 
@@ -50,7 +52,7 @@ def roots(coefficients: Tensor) -> Tensor:
     lead = coefficients[..., :1]
     if (lead == 0).any():
         raise ValueError("the roots of a polynomial need a leading coefficient that is not 0")
-    return torch.linalg.eigvals(companion(coefficients[..., 1:] / lead))
+    return eigenvalues(companion(coefficients[..., 1:] / lead))
 
 
 def companion(tail: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from statewise.lti.gramians import (
     observability_factor,
 )
 from statewise.lti.interconnect import series
-from statewise.lti.matrices import identity_like, needs_one
+from statewise.lti.matrices import eigenvectors, identity_like, needs_one
 from statewise.lti.state_space import StateSpace
 
 
@@ -167,7 +167,7 @@ def modal_truncation(system: StateSpace, order: int, *, match_dc: bool = False) 
         D = D + (static if system.is_complex else static.real)
     part = DiagonalForm(form.poles[kept], form.B[kept], form.C[:, kept], D, system.dt)
     bound = share[left_out].sum() * (2 if match_dc else 1)
-    V = torch.linalg.eig(system.A)[1]
+    V = eigenvectors(system.A)[1]
     right, left = V[:, kept], torch.linalg.inv(V)[kept]
     values = share.sort(descending=True)[0]
     return Reduction(from_diagonal(part, real=not system.is_complex), values, bound, right, left)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from statewise._errors import ConvergenceError
 from statewise.lti.lyapunov import continuous_lyapunov, discrete_lyapunov
-from statewise.lti.matrices import block, hermitian, identity_like, numpy_each
+from statewise.lti.matrices import block, eigenvalues, hermitian, identity_like, numpy_each
 from statewise.lti.state_space import as_tensor
 
 METHODS = ("auto", "scipy", "doubling")
@@ -68,7 +68,7 @@ def discrete_riccati(
             X = _double(inner, B @ back, rest)
         X = hermitian(X)
         K = _discrete_gain(X, A, B, R, S)
-        _check_closed_loop(torch.linalg.eigvals(A - B @ K).abs() < 1)
+        _check_closed_loop(eigenvalues(A - B @ K).abs() < 1)
     # K is optimal, so X does not change with it to first order, and it may be held constant.
     X = hermitian(discrete_lyapunov((A - B @ K).mH, _cost(Q, R, S, K)).X)
     gain = _discrete_gain(X, A, B, R, S)
@@ -99,7 +99,7 @@ def continuous_riccati(
             X = _double(*_to_discrete(inner, B @ back, rest))
         X = hermitian(X)
         K = torch.linalg.solve(R, B.mH @ X + S.mH)
-        _check_closed_loop(torch.linalg.eigvals(A - B @ K).real < 0)
+        _check_closed_loop(eigenvalues(A - B @ K).real < 0)
     X = hermitian(continuous_lyapunov((A - B @ K).mH, _cost(Q, R, S, K)).X)
     gain = torch.linalg.solve(R, B.mH @ X + S.mH)
     with torch.no_grad():
@@ -135,7 +135,7 @@ def _to_discrete(A: Tensor, G: Tensor, H: Tensor) -> tuple[Tensor, Tensor, Tenso
     eye = identity_like(A)
     # Above every eigenvalue of A and of the Hamiltonian, so that nothing below is singular.
     flow = block([[A, -G], [-H, -A.mH]])
-    sizes = [torch.linalg.eigvals(M).abs().amax(-1) for M in (A, flow)]
+    sizes = [eigenvalues(M).abs().amax(-1) for M in (A, flow)]
     shift = 1.1 * torch.maximum(*sizes)[..., None, None].clamp_min(torch.finfo(sizes[0].dtype).eps)
     moved = A - shift * eye
     left_G = torch.linalg.solve(moved, G)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from statewise.lti.matrices import needs_one
+from statewise.lti.matrices import eigenvalues, needs_one
 from statewise.lti.simulation import markov_parameters
 from statewise.lti.state_space import StateSpace, batch_of, each
 from statewise.lti.zero_pole_gain import ZeroPoleGain
@@ -17,7 +17,7 @@ from statewise.lti.zero_pole_gain import ZeroPoleGain
 
 def poles(system: StateSpace) -> Tensor:
     """The eigenvalues of A, (..., n), complex."""
-    return torch.linalg.eigvals(system.A)
+    return eigenvalues(system.A)
 
 
 def is_stable(system: StateSpace, *, margin: float = 0.0) -> Tensor:
