@@ -12,7 +12,7 @@ from statewise.ops.simd import WIDER, load, store, width
 exp2, exp, sigmoid, softplus = (
     simd_math.exp2, simd_math.exp, simd_math.sigmoid, simd_math.softplus
 )  # fmt: skip
-sine, cosine = simd_math.sine, simd_math.cosine
+sine, cosine, log = simd_math.sine, simd_math.cosine, simd_math.log
 
 
 @kernel
@@ -25,6 +25,32 @@ def _apply(x, y, wide):
         store(y[3], o, softplus(v))
         store(y[4], o, sine(v))
         store(y[5], o, cosine(v))
+
+
+@kernel
+def _logarithm(x, y, wide):
+    for o in range(0, x.size, width(x, wide)):
+        store(y, o, log(load(x, o, wide)))
+
+
+@pytest.mark.parametrize("wide", [True, WIDER, None])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_logarithms(dtype, wide):
+    info = np.finfo(dtype)
+    for reach in (80, 1, 1e-4):
+        x = np.exp(np.random.default_rng(0).uniform(-reach, reach, 1 << 15)).astype(dtype)
+        y = np.empty_like(x)
+        _logarithm(x, y, wide)
+        assert _ulps(y, np.log(x.astype(np.longdouble))) <= 1
+    x = [0, -0.0, -1, -np.inf, np.nan, np.inf, 1, info.tiny, info.smallest_subnormal, info.max]
+    x = np.array(x + [2.0] * 6, dtype)
+    y = np.empty_like(x)
+    _logarithm(x, y, wide)
+    assert np.isneginf(y[:2]).all()
+    assert np.isnan(y[2:5]).all()
+    assert y[5] == np.inf
+    assert y[6] == 0
+    np.testing.assert_allclose(y[7:10], np.log(x[7:10].astype(np.longdouble)), rtol=info.eps)
 
 
 def _all(x, wide=WIDER):

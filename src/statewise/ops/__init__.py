@@ -40,6 +40,8 @@ from statewise.ops.newton_scan import (
     para_gru,
     para_lstm,
 )
+from statewise.ops.particle_step import ParticleSteps, ancestors, particle_steps
+from statewise.ops.philox import philox_normal, philox_uniform
 from statewise.ops.scan2d import scan2d
 from statewise.ops.selective_scan import selective_scan
 from statewise.ops.ssd import linear_attention, ssd
@@ -59,7 +61,9 @@ __all__ = [
     "NewtonScan",
     "ParaGRUCell",
     "ParaLSTMCell",
+    "ParticleSteps",
     "QuasiNewton",
+    "ancestors",
     "backends",
     "block_scan",
     "cauchy_kernel",
@@ -84,6 +88,9 @@ __all__ = [
     "operators",
     "para_gru",
     "para_lstm",
+    "particle_steps",
+    "philox_normal",
+    "philox_uniform",
     "reciprocal_series",
     "rts_smoother",
     "scan2d",

@@ -1,11 +1,11 @@
-"""Elementary functions on packs, by polynomial: exp2, exp, sigmoid, softplus, sine and cosine.
+"""Elementary functions on packs, by polynomial: exp2, exp, log, sigmoid, softplus, sine, cosine.
 
 Numba calls the C library for these, one element at a time, which costs fifteen times more. Here
 an argument is reduced to a small interval, a polynomial is evaluated on it, and the exponent is
 put in place by integer arithmetic, so that everything is done on whole packs (:mod:`simd`).
 
-Errors are at most 1 unit in the last place for the exponentials, 3 for the sigmoid and 4 for
-softplus, in float32 and in float64. NaN gives NaN. Packs are real.
+Errors are at most 1 unit in the last place for the exponentials, 2 for the logarithm, 3 for the
+sigmoid and 4 for softplus, in float32 and in float64. NaN gives NaN. Packs are real.
 """
 
 from __future__ import annotations
@@ -186,6 +186,46 @@ def _softplus(lanes: _Lanes, x):
     return lanes.choose(">", x, lanes.number(PASS), x, value)
 
 
+def _log(lanes: _Lanes, x):
+    """Logarithm k ln 2 + log m with x = 2^k m and m between √½ and √2.
+
+    log m = 2 artanh((m − 1)/(m + 1)). Taking the bits of √½ away leaves k in those of the
+    exponent. Numbers without a full exponent are first scaled up.
+    """
+    builder, one = lanes.builder, lanes.number(1.0)
+    info = np.finfo(np.float64 if lanes.double else np.float32)
+    tiny = lanes.number(float(info.tiny))
+    lift = lanes.mantissa + 2
+    raised = builder.fmul(x, lanes.number(2.0**lift))
+    bits = builder.bitcast(lanes.choose("<", x, tiny, raised, x), lanes.integers)
+    root = np.array(math.sqrt(0.5), info.dtype).view(np.int64 if lanes.double else np.int32)
+    excess = builder.sub(bits, lanes.integer(int(root)))
+    k = builder.ashr(excess, lanes.integer(lanes.mantissa))
+    m = builder.sub(bits, builder.shl(k, lanes.integer(lanes.mantissa)))
+    m = builder.bitcast(m, lanes.type)
+    magic = np.array(1.5 * 2.0**lanes.mantissa, info.dtype)
+    offset = lanes.integer(int(magic.view(root.dtype)))
+    whole = builder.bitcast(builder.add(k, offset), lanes.type)
+    whole = builder.fsub(whole, lanes.number(float(magic)))
+    lower = builder.fsub(whole, lanes.number(float(lift)))
+    whole = lanes.choose("<", x, tiny, lower, whole)
+    f = builder.fsub(m, one)
+    ratio = builder.fdiv(f, builder.fadd(f, lanes.number(2.0)))
+    square = builder.fmul(ratio, ratio)
+    terms = [2 / (2 * n + 1) for n in range(1, 12 if lanes.double else 5)]
+    rest = builder.fmul(square, lanes.horner(square, terms))
+    # log m = f − f²/2 + ratio (f²/2 + rest): the leading term is exact.
+    half = builder.fmul(builder.fmul(f, f), lanes.number(0.5))
+    small = builder.fmul(ratio, builder.fadd(half, rest))
+    small = lanes.madd(whole, lanes.number(LN2_LOW[lanes.kind]), builder.fsub(small, half))
+    value = lanes.madd(whole, lanes.number(LN2_HIGH[lanes.kind]), builder.fadd(small, f))
+    value = lanes.choose("==", x, lanes.number(math.inf), x, value)
+    value = lanes.choose("==", x, lanes.number(0.0), lanes.number(-math.inf), value)
+    nan = lanes.number(math.nan)
+    value = lanes.choose("<", x, lanes.number(0.0), nan, value)
+    return builder.select(builder.fcmp_unordered("uno", x, x), x, value)
+
+
 def _turn(lanes: _Lanes, x, quarter: int):
     """sin(x + quarter · π/2): the remainder of x by π/2, then sine or cosine of it."""
     builder = lanes.builder
@@ -238,6 +278,12 @@ def exp2(typingctx, x: types.Type):
 def exp(typingctx, x: types.Type):
     """e^x; 0 where that is below 2^-124.5 (float32) or 2^-1020.5 (float64)."""
     return _function(typingctx, x, lambda lanes, v: _power(lanes, v, natural=True))
+
+
+@_operation
+def log(typingctx, x: types.Type):
+    """Logarithm of x: −∞ at 0, NaN below."""
+    return _function(typingctx, x, _log)
 
 
 @_operation
