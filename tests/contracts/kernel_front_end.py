@@ -3,7 +3,8 @@
 The interpreter runs a kernel as Python and does not see what only the compiler refuses: a name that
 changes its type in a loop, say. Here the operators' own cases are run with a launch replaced by
 the translation of the kernel, for a Hopper GPU, into Triton's intermediate language. What the
-operators return then is whatever was in memory.
+operators return then is whatever was in memory. A module without such cases launches its kernels
+in a function ``launches``.
 
 Run as a program, for Triton must be imported with its interpreter off: the arguments are modules of
 tests; a line is printed for each kernel that was refused, and at last the number of translations.
@@ -88,6 +89,8 @@ def main(modules: list[str]) -> int:
             importlib.import_module(module).refuses_gpu = lambda *_, **__: None
     for name in modules:
         module = importlib.import_module(name)
+        if hasattr(module, "launches"):
+            module.launches()
         for case in vars(module).values():
             if not inspect.isclass(case) or not issubclass(case, DeviceContract):
                 continue

@@ -240,6 +240,41 @@ def test_split_and_carry(backend):
         close(torch.cat(pieces, 1), whole, 1e-13)
 
 
+@pytest.mark.parametrize("n", [1, 4, 6])
+def test_covariances_that_no_longer_change(n):
+    """Constant models long enough to settle, unsettled again by gaps and ends of series."""
+    given, options = problem(2, 600, n, 2, seed=n, ends=True)
+    g = torch.Generator().manual_seed(0)
+    given["c"] = torch.randn(1, 600, n, dtype=torch.float64, generator=g)
+    given["d"] = torch.randn(2, 600, 2, dtype=torch.float64, generator=g)
+    seen = torch.ones(2, 600, 2, dtype=torch.bool)
+    seen[0, 150], seen[1, 211, 0] = False, False
+    options |= {"observed": seen, "lengths": torch.tensor([600, 350])}
+    found = {}
+    for backend in BACKENDS:
+        with ops.use_backend(backend), torch.no_grad():
+            m, P, log = kalman_filter(**given, **options)
+            alone = kalman_likelihood(**given, **options)
+            more = {"c": given["c"], "lengths": options["lengths"], "cross": True}
+            smoothed = rts_smoother(m, P, given["F"], given["Q"], **more)
+        found[backend] = (m, P, log, alone, *smoothed)
+    assert torch.equal(found["cpu"][1][0, 148], found["cpu"][1][0, 149])
+    assert not torch.equal(found["cpu"][1][0, 149], found["cpu"][1][0, 150])
+    assert torch.equal(found["cpu"][5][0, 400], found["cpu"][5][0, 401])
+    for fast, expected in zip(found["cpu"], found["reference"], strict=True):
+        close(fast, expected, 1e-11)
+
+
+@pytest.mark.parametrize("q", [1e-4, 1e-6])
+def test_a_covariance_is_kept_only_at_its_limit(q):
+    """It closes in by 1 − 2√q a step: far from its limit it barely changes, and must not stay."""
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    y = torch.zeros(1, 20_000, 1, dtype=torch.float64)
+    P = kalman_filter(y, one, one, q * one, one, y[:, 0], one[0])[1]
+    ahead = q / 2 + math.sqrt(q * q / 4 + q)
+    close(P[0, -1, 0, 0].item(), ahead / (1 + ahead), 1e-13)
+
+
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_threads_share_the_series(threads, monkeypatch):
     monkeypatch.setenv("STATEWISE_THREADS", threads)

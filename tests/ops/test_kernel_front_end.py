@@ -15,7 +15,9 @@ HERE = Path(__file__).parent
 SUITES = sorted(
     path.stem
     for path in HERE.glob("test_*.py")
-    if re.search(r"^class \w+\(.*OpContract\)", path.read_text("utf-8"), re.MULTILINE)
+    if re.search(
+        r"^class \w+\(.*OpContract\)|^def launches\(", path.read_text("utf-8"), re.MULTILINE
+    )
 )
 
 

@@ -25,6 +25,10 @@ from statewise.ops.kalman_filter._small import (
 )
 
 LOG_2PI = math.log(2 * math.pi)
+LAG = 16
+"""Steps over which a covariance that no longer changes is looked for."""
+ROUNDING = (4 * 2.0**-52) ** 2
+"""Square of the relative change over so many steps that rounding alone makes."""
 
 
 @kernel
@@ -100,10 +104,49 @@ def update(w, places, sizes, count, W):
     mirror(w, P, ld, n)
 
 
+@kernel
+def settled(w, a, b, ld, n):
+    """Whether two covariances are the same but for rounding, in the scale of their states."""
+    ld = extent(ld)
+    for i in range(n):
+        for j in range(i + 1):
+            x = w[a + i * ld + j] - w[b + i * ld + j]
+            if not x * x <= ROUNDING * (w[a + i * ld + i] * w[a + j * ld + j]):
+                return False
+    return True
+
+
+@kernel
+def follow(w, moving, seeing, sizes, y, at_y, d, at_d, has_d):
+    """Move and update the mean alone, by the gain at hand; returns eᵀS⁻¹e."""
+    m, _, _, Ft, _, c, _, spare = moving
+    _, _, _, Ht, _, _, S, X, e, inverse = seeing
+    _, p, ld, ldp, ldx = sizes
+    rowp = extent(ldp)
+    copy(w, spare, c, ld)
+    combine(w, spare, m, ONE, Ft, ld, ld, ld)
+    copy(w, m, spare, ld)
+    clear(w, e, ldp)
+    combine(w, e, m, ONE, Ht, ldp, ld, ldp)
+    for i in range(p):
+        offset = d[at_d + i] if has_d else 0.0
+        w[e + i] = y[at_y + i] - offset - w[e + i]
+    combine(w, m, e, ONE, X, ldx, p, ld)
+    squares = 0.0
+    for i in range(p):
+        x = w[e + i]
+        for k in range(i):
+            x -= w[S + k * rowp + i] * w[e + k]
+        x *= w[inverse + i]
+        w[e + i] = x
+        squares += x * x
+    return squares
+
+
 def room(n: int, p: int) -> int:
     """Numbers of workspace that :func:`forward` needs."""
     ld, ldp = -(-n // 4) * 4, -(-p // 4) * 4
-    return 5 * ld * ld + 6 * ld * ldp + 3 * ldp * ldp + 6 * ldp + 3 * ld
+    return 6 * ld * ld + 6 * ld * ldp + 3 * ldp * ldp + 6 * ldp + 3 * ld
 
 
 @kernel
@@ -118,6 +161,10 @@ def forward(
     step, to the next. ``sizes`` is (n, p, padded n, padded p, padded n + 4), the last three as
     tuples for code of their own. Where S is not positive definite the step goes to ``failed`` and
     the series ends.
+
+    Where nothing but y and offsets varies and all is observed, covariances converge. Once they are
+    what they were ``LAG`` steps ago, but for rounding, they and the gain stay: what such a step
+    would still add to them is less than the last place of a number.
     """
     has_mask, has_lengths, has_c, has_d, moves_first, stores = flags
     n, p = sizes[0], sizes[1]
@@ -131,11 +178,16 @@ def forward(
     all_R, S, m = wR + pp, wR + 2 * pp, wR + 3 * pp
     wc, spare, e = m + extent(ld), m + 2 * extent(ld), m + 3 * extent(ld)
     inverse = e + extent(ldp)
+    old = inverse + extent(ldp)
     moving = (m, P, wF, wFt, wQ, wc, wT, spare)
     seeing = (m, P, wH, wHt, wR, V, S, X, e, inverse)
     picked = (wH, wHt, wR, all_H, all_R)
     stale = True
+    constant = (
+        strides[0, 1] == 0 and strides[1, 1] == 0 and strides[2, 1] == 0 and strides[3, 1] == 0
+    )
     for i in range(i0, i1):
+        steady, since, total = False, 0, 0.0
         stop = lengths[i] if has_lengths else T
         take(w, m, ld, m0, i * n, 1, n)
         take_symmetric(w, P, ld, P0, i * n * n, n)
@@ -155,11 +207,17 @@ def forward(
             if has_c:
                 take(w, wc, ld, c, i * strides[4, 0] + t * strides[4, 1], 1, n)
             step = i * T + t
-            if t > 0 or moves_first:
-                predict(w, moving, sizes)
             count = note(observed, has_mask, step * p, index, p)
+            if count < p:
+                steady, since = False, t + 1
             ll[step] = 0.0
-            if count > 0:
+            if steady:
+                at_d = i * strides[5, 0] + t * strides[5, 1]
+                squares = follow(w, moving, seeing, sizes, y, step * p, d, at_d, has_d)
+                ll[step] = -0.5 * (count * LOG_2PI + squares) - total
+            elif t > 0 or moves_first:
+                predict(w, moving, sizes)
+            if count > 0 and not steady:
                 if stale or count < p:
                     pick(w, picked, sizes, index, count)
                 stale = count < p
@@ -173,6 +231,9 @@ def forward(
                     squares += w[e + j] * w[X + j * wide + extent(ld)]
                 ll[step] = -0.5 * (count * LOG_2PI + squares) - total
                 update(w, seeing, sizes, count, W)
+                if constant and (t - since) % LAG == 0:
+                    steady = t > since and settled(w, P, old, ld, n)
+                    copy(w, old, P, nn)
             if stores:
                 kept = (i - base) * T + t
                 give(w, m, ld, m_out, kept * n, 1, n)

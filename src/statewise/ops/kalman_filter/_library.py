@@ -7,6 +7,7 @@ int64; floating tensors of one type, float32 or float64.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -22,14 +23,45 @@ dispatch.register(
     OP,
     reference="statewise.ops.kalman_filter.reference",
     cpu="statewise.ops.kalman_filter.cpu",
-    gpu="statewise.ops.kalman_filter.reference",
+    gpu="statewise.ops.kalman_filter.gpu",
 )
 dispatch.register(
     SMOOTHER,
     reference="statewise.ops.kalman_filter.reference",
     cpu="statewise.ops.kalman_filter.cpu",
-    gpu="statewise.ops.kalman_filter.reference",
+    gpu="statewise.ops.kalman_filter.gpu",
 )
+
+_log = logging.getLogger("statewise")
+_told: set[str] = set()
+
+
+def _chosen(op: str, like: Tensor, states: int, outputs: int, name: str | None = None) -> Any:
+    """The back end for models of this size.
+
+    Raises:
+        BackendError: a back end chosen by name refuses the size.
+    """
+    backend = dispatch.select(op, like.device.type, like.dtype, name)
+    refusal = backend.fits(states, outputs) if hasattr(backend, "fits") else None
+    if refusal is None:
+        return backend
+    if name or dispatch.choice():
+        raise dispatch.BackendError(f"{op} was asked to use the gpu back end, but {refusal}")
+    if refusal not in _told:
+        _told.add(refusal)
+        _log.warning("%s: the reference back end runs, slowly, because %s", op, refusal)
+    return dispatch.select(op, like.device.type, like.dtype, "reference")
+
+
+def filter_now(y: Tensor, F: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What the operator computes, of which torch knows nothing."""
+    return _chosen(OP, y, F.shape[-1], y.shape[-1]).forward(y, F, *rest)
+
+
+def likelihood_now(y: Tensor, F: Tensor, *rest: Any) -> Tensor:
+    """The same for log-likelihoods alone."""
+    return _chosen(OP, y, F.shape[-1], y.shape[-1]).likelihood(y, F, *rest)
 
 
 @torch.library.custom_op(
@@ -54,8 +86,7 @@ def run(
     moves_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Filtered means (B, T, n), covariances (B, T, n, n) and log-likelihoods (B, T)."""
-    backend = dispatch.select(OP, y.device.type, y.dtype)
-    return backend.forward(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first)
+    return filter_now(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first)
 
 
 @run.register_fake
@@ -93,7 +124,7 @@ def run_backward(
     backend: str | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of y, F, H, Q, R, c, d, m0 and P0; those of c and d are empty without them."""
-    chosen = dispatch.select(OP, y.device.type, y.dtype, backend)
+    chosen = _chosen(OP, y, F.shape[-1], y.shape[-1], backend)
     return chosen.backward(
         (gm, gP, gll), y, (F, H, Q, R, c, d), (m0, P0), observed, lengths, (m, P), moves_first
     )
@@ -143,8 +174,7 @@ def run_likelihood(
     moves_first: bool,
 ) -> Tensor:
     """Log-likelihoods (B, T); no moments are stored."""
-    backend = dispatch.select(OP, y.device.type, y.dtype)
-    return backend.likelihood(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first)
+    return likelihood_now(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first)
 
 
 @run_likelihood.register_fake
@@ -176,7 +206,7 @@ def run_likelihood_backward(
     backend: str | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of y, F, H, Q, R, c, d, m0 and P0; those of c and d are empty without them."""
-    chosen = dispatch.select(OP, y.device.type, y.dtype, backend)
+    chosen = _chosen(OP, y, F.shape[-1], y.shape[-1], backend)
     return chosen.likelihood_backward(
         gll, y, (F, H, Q, R, c, d), (m0, P0), observed, lengths, moves_first
     )
@@ -220,7 +250,7 @@ def smooth(
     cross: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Smoothed means and covariances, and Cov(x_t, x_{t−1}), which is empty without ``cross``."""
-    backend = dispatch.select(SMOOTHER, m.device.type, m.dtype)
+    backend = _chosen(SMOOTHER, m, m.shape[-1], 1)
     return backend.smooth(m, P, F, Q, c, lengths, cross)
 
 

@@ -291,7 +291,7 @@ def smooth(
     """The compiled smoother; arguments and results are those of ``reference.smooth``."""
     batch, length, n = m.shape
     ms, Ps = fresh(m.shape, torch.float64), fresh(P.shape, torch.float64)
-    both = fresh(P.shape if cross else (0,), torch.float64).zero_()
+    both = fresh(P.shape if cross else (0,), torch.float64)
     parameters = (F, Q, c)
     given = (_flat(m), _flat(P), *map(_flat, parameters), _observations(None, lengths)[1])
     flags = (lengths is not None, c is not None, cross)

@@ -15,7 +15,13 @@ from statewise.ops.arguments import (
     optional_tensors,
     require_tensors,
 )
-from statewise.ops.kalman_filter._library import OP, run, run_likelihood
+from statewise.ops.kalman_filter._library import (
+    OP,
+    filter_now,
+    likelihood_now,
+    run,
+    run_likelihood,
+)
 
 
 def kalman_filter(
@@ -73,7 +79,7 @@ def kalman_filter(
     """
     offsets = {"c": c, "d": d, "observed": observed, "lengths": lengths}
     given = _checked({"y": y, "F": F, "H": H, "Q": Q, "R": R, "m0": m0, "P0": P0}, offsets)
-    return run(*given, moves_first)
+    return (filter_now if _plain(given) else run)(*given, moves_first)
 
 
 KEPT = 2**25
@@ -134,6 +140,8 @@ def kalman_likelihood(
     given = _checked({"y": y, "F": F, "H": H, "Q": Q, "R": R, "m0": m0, "P0": P0}, offsets)
     batch, length, _ = y.shape
     n = m0.shape[-1]
+    if _plain(given):
+        return likelihood_now(*given, moves_first)
     tensors = [x for x in given if x is not None]
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if wanted and batch * length * n * (n + 1) <= KEPT:
@@ -141,8 +149,59 @@ def kalman_likelihood(
     return run_likelihood(*given, moves_first)
 
 
+def _plain(given: tuple[Any, ...]) -> bool:
+    """Whether nobody follows the call: the operator's own machinery then costs time for nothing."""
+    if torch.compiler.is_compiling():
+        return False
+    graph = torch.is_grad_enabled()
+    return all(x is None or (type(x) is Tensor and not (graph and x.requires_grad)) for x in given)
+
+
+def _fits(x: Tensor | None, batch: int, length: int, *tail: int) -> bool:
+    """Whether a parameter has the right shape; None has."""
+    if x is None:
+        return True
+    b, t, *rest = x.shape
+    return (b in (1, batch)) and (t in (1, length)) and rest == list(tail)
+
+
+def _ready(named: dict[str, Tensor], more: dict[str, Tensor | None]) -> bool:
+    """Whether all that :func:`_checked` asks for holds already, asked in few words."""
+    floats = (*named.values(), more["c"], more["d"])
+    if not all(x is None or type(x) is Tensor for x in floats) or named["y"].dim() != 3:
+        return False
+    y, F, H, Q, R, m0, P0 = named.values()
+    dtype = y.dtype
+    if dtype not in (torch.float32, torch.float64):
+        return False
+    if any(x is not None and x.dtype is not dtype for x in floats):
+        return False
+    if any(more[k] is not None for k in ("observed", "lengths")):
+        return False
+    if not all(x.dim() == 4 for x in (F, H, Q, R)):
+        return False
+    batch, length, p = y.shape
+    n = F.shape[-1]
+    return (
+        min(batch, length, p, n) > 0
+        and _fits(F, batch, length, n, n)
+        and _fits(H, batch, length, p, n)
+        and _fits(Q, batch, length, n, n)
+        and _fits(R, batch, length, p, p)
+        and (more["c"] is None or more["c"].dim() == 3)
+        and (more["d"] is None or more["d"].dim() == 3)
+        and _fits(more["c"], batch, length, n)
+        and _fits(more["d"], batch, length, p)
+        and m0.shape == (batch, n)
+        and P0.shape == (batch, n, n)
+    )
+
+
 def _checked(named: dict[str, Tensor], more: dict[str, Tensor | None]) -> tuple[Any, ...]:
     """All tensors in the operators' order, of one type."""
+    if _ready(named, more):
+        y, F, H, Q, R, m0, P0 = named.values()
+        return y, F, H, Q, R, more["c"], more["d"], m0, P0, None, None
     observed, lengths = more["observed"], more["lengths"]
     offsets = {label: more[label] for label in ("c", "d")}
     y, F = named["y"], named["F"]
