@@ -13,7 +13,7 @@ from statewise.inference import (
     exponential_basis,
     fit_switching_glm,
 )
-from statewise.inference.switching_glm import history, log_rates
+from statewise.inference.switching_glm import gumbel_softmax_density, history, log_rates
 from statewise.papers.harness.spikes import planted_spikes, recovery
 
 PRIORS = (FreeCouplings(), GaussianCouplings(), OneHotCouplings())
@@ -62,8 +62,8 @@ def test_gradients_and_seeds(prior):
 
     def value(*given):
         parameters = dict(zip(names, given, strict=True))
-        drawn = prior.couplings(parameters, np.random.default_rng(0))
-        return prior.log_prior(parameters) + drawn.square().sum()
+        found = prior.couplings(parameters, hard=False)
+        return prior.log_prior(parameters) + found.square().sum()
 
     assert torch.autograd.gradcheck(value, [x.clone().requires_grad_() for x in leaves.values()])
     one, two = (fit_switching_glm(counts(), 2, prior, turns=3, seed=4) for _ in range(2))
@@ -78,24 +78,46 @@ def test_types_start_from_couplings_and_are_hard():
     prior = OneHotCouplings()
     found = prior.couplings(prior.start(weight))
     torch.testing.assert_close(found, weight, rtol=1e-12, atol=1e-12)
-    drawn = torch.stack(
-        [
-            prior.couplings(prior.start(weight), np.random.default_rng(seed)).sign()
-            for seed in range(200)
-        ]
-    )
-    assert drawn[:, 0, 0, 0].mean() > 0.8
-    assert drawn[:, 0, 0, 1].mean() < -0.5
+    soft = prior.couplings(prior.start(weight), hard=False)
+    assert bool((soft.sign() == weight.sign()).all())
+    assert bool((soft.abs() <= weight.abs().clamp_min(0.05)).all())
 
 
-def test_the_divergence_of_types_is_that_of_torch():
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_density_of_two_types_integrates_to_one(temperature):
+    # In the logit x of a, da = a (1 − a) dx.
+    x = torch.linspace(-60, 60, 40_001, dtype=torch.float64)
+    log_a = torch.stack([torch.nn.functional.logsigmoid(x), torch.nn.functional.logsigmoid(-x)], -1)
+    log_pi = torch.tensor([0.3, 0.7]).double().log()
+    density = gumbel_softmax_density(log_a, log_pi, temperature) + log_a.sum(-1)
+    assert torch.trapezoid(density.exp(), x).item() == pytest.approx(1, abs=1e-9)
+
+
+def test_the_density_is_that_of_torch_and_of_its_draws():
     rng = np.random.default_rng(2)
+    log_pi = torch.log_softmax(torch.as_tensor(rng.normal(size=3)), -1)
+    law = torch.distributions.RelaxedOneHotCategorical(torch.tensor(0.5).double(), logits=log_pi)
+    a = torch.softmax(torch.as_tensor(rng.normal(size=(50, 3))), -1)
+    found = gumbel_softmax_density(a.log(), log_pi, 0.5)
+    torch.testing.assert_close(found, law.log_prob(a), rtol=1e-10, atol=1e-10)
+    noise = torch.as_tensor(rng.gumbel(size=(200_000, 3)))
+    drawn = torch.softmax((log_pi + noise) / 0.5, -1)
+    # Draws weighed by one density over another: the mean weight is one.
+    other = torch.log_softmax(log_pi + torch.tensor([0.3, 0.0, -0.2]), -1)
+    weight = gumbel_softmax_density(drawn.log(), other, 0.5)
+    weight = (weight - gumbel_softmax_density(drawn.log(), log_pi, 0.5)).exp()
+    assert abs(weight.mean().item() - 1) < 4 * weight.std().item() / len(weight) ** 0.5
+
+
+def test_states_that_agree_on_a_type_are_likelier():
     prior = OneHotCouplings()
-    leaves = prior.start(torch.as_tensor(rng.normal(size=(2, 3, 3))))
-    leaves["anatomy"] = torch.as_tensor(rng.normal(size=(3, 3, 3)))
-    q, p = (torch.distributions.Categorical(logits=leaves[k]) for k in ("types", "anatomy"))
-    expected = -torch.distributions.kl_divergence(q, p).sum()
-    torch.testing.assert_close(prior.log_prior(leaves), expected, rtol=1e-12, atol=1e-12)
+    same = torch.full((3, 1, 1), 0.8).double()
+    mixed = same * torch.tensor([1.0, -1.0, 1.0]).reshape(3, 1, 1)
+    anatomy = torch.tensor([0.0, 0.0, 2.0]).double().reshape(1, 1, 3)
+    one, other = (prior.start(weight) | {"anatomy": anatomy} for weight in (same, mixed))
+    assert prior.log_prior(one) > prior.log_prior(other)
+    far = one | {"types": one["types"] * 1e6}
+    assert prior.log_prior(far).isfinite()
 
 
 def test_gaussian_couplings_pull_states_together():

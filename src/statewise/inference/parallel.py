@@ -139,7 +139,8 @@ class ParallelKalman(Method):
         delta = eta2 - dot(J2, b1)
         reach = dot(C1, delta)
         right = torch.cat([A1, C1, (b1 + dot(C1, eta2)).unsqueeze(-1), reach.unsqueeze(-1)], -1)
-        lu, pivots = torch.linalg.lu_factor(inner)
+        # Without a look at every level for pivots of zero, which a host would wait for.
+        lu, pivots, _ = torch.linalg.lu_factor_ex(inner)
         solved = torch.linalg.lu_solve(lu, pivots, right)
         n = A1.shape[-1]
         MA, MC, Mb = solved[..., :n], solved[..., n : 2 * n], solved[..., 2 * n]
@@ -175,6 +176,16 @@ def combine_backward(later: Backward, earlier: Backward) -> Backward:
     return Backward(E, g, symmetric(earlier.E @ later.L @ earlier.E.mT + earlier.L))
 
 
+def _solved(P: Tensor, V: Tensor) -> Tensor:
+    """P⁻¹V for covariances P, by the pseudoinverse where rounding alone may have made a pivot."""
+    L, failed = torch.linalg.cholesky_ex(P)
+    pivots, least = L.diagonal(dim1=-2, dim2=-1).square(), P.diagonal(dim1=-2, dim2=-1)
+    firm = pivots > 4 * P.shape[-1] * torch.finfo(P.dtype).eps * least
+    if bool(firm.all() & ~failed.any()):
+        return torch.cholesky_solve(V, L)
+    return torch.linalg.pinv(P, hermitian=True) @ V
+
+
 def backward_messages(problem: Problem, mean: Tensor, cov: Tensor) -> Backward:
     """p(x_t | x_{t+1}, y_1 … y_t) of every step; at and behind the end, what the filter knows."""
     length, n = mean.shape[1:]
@@ -185,8 +196,7 @@ def backward_messages(problem: Problem, mean: Tensor, cov: Tensor) -> Backward:
         F, Q = (x if x.shape[1] == 1 else x[:, 1:] for x in (problem.F, problem.Q))
         m, P = prediction(problem, mean, cov)
         V = F @ cov[:, :-1]
-        inverse = torch.linalg.pinv(P[:, 1:], hermitian=True)
-        gain = (inverse @ V).mT
+        gain = _solved(P[:, 1:], V).mT
         J = eye - gain @ F
         rest = symmetric(J @ cov[:, :-1] @ J.mT + gain @ symmetric(Q) @ gain.mT)
         more = problem.valid()[:, 1:]

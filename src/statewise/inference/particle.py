@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -14,9 +13,30 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from statewise.inference.moments import spread
+from statewise.inference.particle_laws import Stream, draw, joint_log_density, numbers
+from statewise.inference.particle_methods import Auxiliary, Bootstrap, Guided
+from statewise.inference.particle_result import History, ParticleResult, ParticleSummary, Summaries
+from statewise.inference.quiet_laws import unchecked
 from statewise.inference.resampling import Resampling, Systematic
+from statewise.ops import particle_steps
+
+__all__ = [
+    "Auxiliary",
+    "Bootstrap",
+    "Guided",
+    "ParticleResult",
+    "ParticleSummary",
+    "StateSpaceModel",
+    "inputs_at",
+    "log_density",
+    "particle_filter",
+    "seeded",
+]
 
 Law = Callable[..., Distribution]
+Keep = Literal["all", "mean", "cov"]
+
+_seeding = threading.RLock()
 
 
 class StateSpaceModel:
@@ -26,6 +46,10 @@ class StateSpaceModel:
     distribution whose log-probabilities keep a last axis, such as ``Normal(0.9 * x, 1.0)``, is
     that of independent numbers. With inputs the two last functions take u_t (B, 1, m) as a third
     argument.
+
+    The filter checks the arguments of laws at the first two steps only. It knows laws that are
+    exactly ``Normal``, ``Independent`` of that or ``MultivariateNormal`` with one covariance, and
+    draws and weighs by them faster than they do.
 
     Args:
         initial: of no arguments, the law of a state (n,) at the first observation.
@@ -63,123 +87,46 @@ def inputs_at(u: Tensor | None, t: int) -> tuple[Tensor, ...]:
 
 @contextmanager
 def seeded(seed: int | np.random.Generator, device: torch.device) -> Iterator[None]:
-    """Torch's random numbers from a seed, those of the caller left as they were."""
+    """Torch's random numbers from a seed, those of the caller left as they were.
+
+    Torch has one generator for all threads, so one thread at a time is let in.
+    """
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with _seeding, torch.random.fork_rng(devices):
         torch.manual_seed(int(np.random.default_rng(seed).integers(2**63)))
         yield
 
 
-@dataclasses.dataclass(frozen=True)
-class Bootstrap:
-    """Particles move by the transition and are weighed by the observation.
-
-    Source: Gordon, Salmond and Smith (1993).
-    """
-
-    def look_ahead(self, x: Tensor, y: Tensor, t: int, *u: Tensor) -> Tensor | None:
-        """Log-weights (B, N) by which ancestors are chosen, beside their own; None for none."""
-        return None
-
-    def propose(
-        self, model: StateSpaceModel, x: Tensor | None, y: Tensor, t: int, *u: Tensor
-    ) -> Distribution | None:
-        """The law that x_t is drawn from given x_{t−1} and y_t; None for the model's own."""
-        return None
+@overload
+def particle_filter(
+    model: StateSpaceModel,
+    y: Any,
+    u: Any = ...,
+    *,
+    particles: int = ...,
+    method: Bootstrap | None = ...,
+    resampling: Resampling | None = ...,
+    threshold: float = ...,
+    lengths: Any = ...,
+    keep: Literal["all"] = ...,
+    seed: int | np.random.Generator = ...,
+) -> ParticleResult: ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Guided(Bootstrap):
-    """Particles move by a proposal that knows y_t; weights make up for it: G = f g / q.
-
-    Attributes:
-        proposal: of x_{t−1} (None at t = 0), y_t (B, 1, p) and t, the law of x_t, (B, N, n). Where
-            an output is missing it is 0, and the model's own law is taken.
-
-    Source: Doucet, Godsill and Andrieu (2000).
-    """
-
-    proposal: Callable[..., Distribution | None]
-
-    def propose(
-        self, model: StateSpaceModel, x: Tensor | None, y: Tensor, t: int, *u: Tensor
-    ) -> Distribution | None:
-        """What the proposal says."""
-        return self.proposal(x, y, t, *u)
-
-
-@dataclasses.dataclass(frozen=True)
-class Auxiliary(Bootstrap):
-    """Ancestors are chosen by W η with η ≈ p(y_t | x_{t−1}), and weights divided by it.
-
-    Attributes:
-        weigh: of x_{t−1}, y_t (B, 1, p) and t, log η (B, N).
-        proposal: as for :class:`Guided`, or None.
-
-    Source: Pitt and Shephard (1999).
-    """
-
-    weigh: Callable[..., Tensor]
-    proposal: Callable[..., Distribution | None] | None = None
-
-    def look_ahead(self, x: Tensor, y: Tensor, t: int, *u: Tensor) -> Tensor | None:
-        """Log η."""
-        return self.weigh(x, y, t, *u)
-
-    def propose(
-        self, model: StateSpaceModel, x: Tensor | None, y: Tensor, t: int, *u: Tensor
-    ) -> Distribution | None:
-        """What the proposal says."""
-        return None if self.proposal is None else self.proposal(x, y, t, *u)
-
-
-@dataclasses.dataclass(frozen=True)
-class ParticleResult:
-    """Weighted particles of every step, series first.
-
-    Attributes:
-        particles: (B, T, N, n).
-        log_weights: normalised, (B, T, N).
-        ancestors: index at the step before, (B, T, N) int64.
-        log_likelihoods: log of the estimate of p(y_t | y_1 … y_{t−1}), (B, T); the estimate of p(y)
-            is unbiased, its logarithm is not.
-        ess: effective sample size 1 / Σ W², (B, T).
-        model: the model.
-        u: inputs (B, T, m), or None.
-        valid: which steps are before the end of their series, (B, T) bool.
-    """
-
-    particles: Tensor
-    log_weights: Tensor
-    ancestors: Tensor
-    log_likelihoods: Tensor
-    ess: Tensor
-    model: StateSpaceModel
-    u: Tensor | None
-    valid: Tensor
-
-    @property
-    def log_likelihood(self) -> Tensor:
-        """Log of the unbiased estimate of p(y) of each series, (B,)."""
-        return self.log_likelihoods.sum(1)
-
-    @property
-    def mean(self) -> Tensor:
-        """Filtered means (B, T, n); zeros behind the end."""
-        return self.average(self.particles)
-
-    @property
-    def cov(self) -> Tensor:
-        """Filtered covariances (B, T, n, n); zeros behind the end."""
-        change = self.particles - self.mean.unsqueeze(2)
-        found = torch.einsum("btk,btki,btkj->btij", self.log_weights.exp(), change, change)
-        return spread(self.valid, found, torch.zeros_like(found))
-
-    def average(self, values: Tensor) -> Tensor:
-        """Weighted mean over the particles of values (B, T, N, …)."""
-        w = self.log_weights.exp()
-        found = (w.reshape(*w.shape, *(1,) * (values.dim() - 3)) * values).sum(2)
-        return spread(self.valid, found, torch.zeros_like(found))
+@overload
+def particle_filter(
+    model: StateSpaceModel,
+    y: Any,
+    u: Any = ...,
+    *,
+    particles: int = ...,
+    method: Bootstrap | None = ...,
+    resampling: Resampling | None = ...,
+    threshold: float = ...,
+    lengths: Any = ...,
+    keep: Literal["mean", "cov"],
+    seed: int | np.random.Generator = ...,
+) -> ParticleSummary: ...
 
 
 def particle_filter(
@@ -192,8 +139,9 @@ def particle_filter(
     resampling: Resampling | None = None,
     threshold: float = 0.5,
     lengths: Any = None,
+    keep: Keep = "all",
     seed: int | np.random.Generator = 0,
-) -> ParticleResult:
+) -> ParticleResult | ParticleSummary:
     """Filter series by sequential Monte Carlo, all series and particles side by side.
 
     Args:
@@ -208,14 +156,17 @@ def particle_filter(
         threshold: a series is resampled where its effective sample size is below this share of N;
             above 1 for always.
         lengths: steps of each series, (B,).
+        keep: ``"all"`` for particles, weights and ancestors of every step, (n + 2) N numbers each;
+            ``"mean"`` for means, likelihoods and the last particles; ``"cov"`` for covariances too.
         seed: of the random numbers; the same gives the same particles.
 
     Returns:
-        Particles, weights and likelihoods. A step that no particle can have given has −∞ as its
+        Particles, weights and likelihoods, or :class:`ParticleSummary` without the particles. A
+        step that no particle can have given has −∞ as its
         log-likelihood, and weights all alike.
 
     Raises:
-        ValueError: shapes that do not fit, or fewer than one particle.
+        ValueError: shapes that do not fit, fewer than one particle, or another ``keep``.
 
     Source: Chopin and Papaspiliopoulos, An introduction to sequential Monte Carlo (2020), ch. 10.
     """
@@ -225,6 +176,8 @@ def particle_filter(
         raise ValueError(f"y has shape {tuple(y.shape)}; it must be (B, T, p), series first")
     if particles < 1:
         raise ValueError(f"particles is {particles}; at least 1 is needed")
+    if keep not in ("all", "mean", "cov"):
+        raise ValueError(f"keep is {keep!r}; it must be 'all', 'mean' or 'cov'")
     u = None if u is None else torch.as_tensor(u).to(y)
     if u is not None and (u.dim() != 3 or u.shape[:2] != y.shape[:2]):
         raise ValueError(f"u has shape {tuple(u.shape)}; y of shape {tuple(y.shape)} needs (B, T)")
@@ -233,71 +186,140 @@ def particle_filter(
         ends = torch.as_tensor(lengths, device=y.device).unsqueeze(1)
         valid = torch.arange(y.shape[1], device=y.device) < ends
     y = spread(valid, y, torch.full_like(y, torch.nan))
-    how = (method or Bootstrap(), resampling or Systematic(), threshold)
     with torch.no_grad(), seeded(seed, y.device):
-        found = list(_run(model, y, u, particles, *how))
-    x, logs, ancestors, ll, ess = (torch.stack(one, 1) for one in zip(*found, strict=True))
-    return ParticleResult(x, logs, ancestors, torch.where(valid, ll, 0.0), ess, model, u, valid)
+        run = _Run(model, y, u, particles, method or Bootstrap(), resampling or Systematic())
+        return run.through(threshold, keep, valid, lengths is not None)
 
 
-def _run(
-    model: StateSpaceModel,
-    y: Tensor,
-    u: Tensor | None,
-    N: int,
-    method: Bootstrap,
-    resampling: Resampling,
-    threshold: float,
-) -> Iterator[tuple[Tensor, ...]]:
-    batch, length, _ = y.shape
-    stay = torch.arange(N, device=y.device).expand(batch, N)
-    x: Tensor | None = None
-    logs = torch.full((batch, N), -math.log(N), dtype=torch.float64, device=y.device)
-    for t in range(length):
-        now, missing = y[:, t : t + 1], y[:, t].isnan()
-        given, gap = inputs_at(u, t), missing.any(-1, keepdim=True)
-        filled = now.nan_to_num()
-        ancestors = stay
-        if x is not None:
-            chosen = logs
-            ahead = method.look_ahead(x, filled, t, *given)
-            if ahead is not None:
-                ahead = torch.where(gap, 0.0, ahead.double())
-                chosen = logs + ahead
-            total = torch.logsumexp(chosen, -1, keepdim=True)
-            usable = total > -torch.inf
-            W = torch.where(usable, chosen - total, -math.log(N)).exp()
-            poor = (1 / W.square().sum(-1, keepdim=True) < threshold * N) & usable
-            if bool(poor.any()):
-                ancestors = torch.where(poor, resampling(W), stay)
-                even = (total - math.log(N)).expand(batch, N)
-                if ahead is not None:
-                    even = even - ahead.gather(1, ancestors)
-                logs = torch.where(poor, even, logs)
-                x = x.gather(1, ancestors.unsqueeze(-1).expand(x.shape))
-        law = model.initial() if x is None else model.transition(x, t, *given)
-        guide = method.propose(model, x, filled, t, *given)
-        drawn = _draw(law, (batch, N), x)
-        if guide is not None:
-            drawn = torch.where(gap.unsqueeze(-1), drawn, _draw(guide, (batch, N), drawn))
-            ratio = log_density(law, drawn, 2) - log_density(guide, drawn, 2)
-            logs = logs + torch.where(gap, 0.0, ratio.double())
-        x = drawn
-        logs = logs + _weigh(model.observation(x, t, *given), now, missing)
-        total = torch.logsumexp(logs, -1, keepdim=True)
-        logs = torch.where(total > -torch.inf, logs - total, -math.log(N))
-        yield x, logs, ancestors, total.squeeze(-1), 1 / logs.exp().square().sum(-1)
+class _Run:
+    """One filter on its way through time."""
+
+    def __init__(
+        self,
+        model: StateSpaceModel,
+        y: Tensor,
+        u: Tensor | None,
+        particles: int,
+        method: Bootstrap,
+        resampling: Resampling,
+    ) -> None:
+        self.model, self.u, self.method, self.resampling = model, u, method, resampling
+        self.batch, self.length, self.outputs = y.shape
+        self.count, self.device = particles, y.device
+        self.stream = Stream(int(torch.randint(2**62, ())), y.device)
+        missing = y.isnan()
+        # Asked once, because every question makes a GPU wait.
+        self.gaps = missing.any(-1).any(0).tolist()
+        self.y, self.missing = y.split(1, 1), missing.unbind(1)
+        self.filled = y.nan_to_num().split(1, 1)
+        self.rows = y.double().transpose(0, 1).contiguous().unbind(0)
+        self.seen = type(method).propose is not Bootstrap.propose
+        self.looks = type(method).look_ahead is not Bootstrap.look_ahead
+
+    def through(
+        self, threshold: float, keep: Keep, valid: Tensor, ends: bool
+    ) -> ParticleResult | ParticleSummary:
+        """Filter all steps."""
+        self.steps = steps = particle_steps(
+            self.length,
+            self.batch,
+            self.count,
+            threshold=threshold,
+            scheme=self.resampling.scheme(),
+            history=keep == "all",
+            device=self.device,
+        )
+        history = History(self.length) if keep == "all" else Summaries(valid, keep == "cov", ends)
+        x: Tensor | None = None
+        with ExitStack() as stack:
+            for t in range(self.length):
+                if t == 2:
+                    stack.enter_context(unchecked())
+                if x is not None and self.looks:
+                    x = self._choose(x, t)
+                x, ratio = self._move(x, t, history.slot(t))
+                history.take(t, x)
+                ahead = None if self.looks or t + 1 == self.length else x
+                moved = self._weigh(x, t, ratio, ahead)
+                history.weigh(t, x, steps)
+                x = x if moved is None else moved
+        ll = torch.where(valid, steps.log_likelihoods.mT, 0.0)
+        return history.result(steps, ll, self.model, self.u, valid)
+
+    def _chance(self) -> Tensor | None:
+        count = self.steps.uniforms()
+        return self.stream.uniform((self.batch, count)) if count else None
+
+    def _choose(self, x: Tensor, t: int) -> Tensor:
+        ahead = self.method.look_ahead(x, self.filled[t], t, *inputs_at(self.u, t))
+        if ahead is not None:
+            ahead = ahead.double()
+            if self.gaps[t]:
+                ahead = torch.where(self.missing[t].any(-1, keepdim=True), 0.0, ahead)
+        return self.steps.choose(t, x, self._chance(), ahead)
+
+    def _move(self, x: Tensor | None, t: int, out: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Particles of step t, and the log-ratio of their density to that of a proposal."""
+        given = inputs_at(self.u, t)
+        lead = (self.batch, self.count)
+        law = self.model.initial() if x is None else self.model.transition(x, t, *given)
+        guide = None
+        if self.seen:
+            guide = self.method.propose(self.model, x, self.filled[t], t, *given)
+        if guide is None:
+            return _draw(law, lead, x, self.stream, out), None
+        if x is not None and not self.gaps[t]:
+            _check(law, x)
+            drawn = _draw(guide, lead, x, self.stream, out)
+            return drawn, _density(law, drawn) - _density(guide, drawn)
+        own = _draw(law, lead, x, self.stream)
+        gap = self.missing[t].any(-1, keepdim=True)
+        drawn = torch.where(gap.unsqueeze(-1), own, _draw(guide, lead, own, self.stream))
+        ratio = _density(law, drawn) - _density(guide, drawn)
+        return drawn, torch.where(gap, 0.0, ratio)
+
+    def _weigh(
+        self, x: Tensor, t: int, ratio: Tensor | None, ahead: Tensor | None
+    ) -> Tensor | None:
+        law = self.model.observation(x, t, *inputs_at(self.u, t))
+        u = None if ahead is None else self._chance()
+        known = None if ratio is not None else numbers(law)
+        if known is not None and known.loc.shape == (self.batch, self.count, self.outputs):
+            return self.steps.weigh_normal(t, self.rows[t], *known, ahead, u)
+        gain = None
+        if not self.gaps[t]:
+            gain = joint_log_density(law, self.y[t])
+        if gain is None:
+            gain = _weigh(law, self.y[t], self.missing[t], self.gaps[t])
+        gain = gain.double() if ratio is None else gain.double() + ratio.double()
+        return self.steps.weigh(t, gain, ahead, u)
 
 
-def _draw(law: Distribution, lead: tuple[int, int], x: Tensor | None) -> Tensor:
+def _check(law: Distribution, x: Tensor) -> None:
+    """Whether a law is that of states x."""
+    if law.batch_shape + law.event_shape != x.shape:
+        raise ValueError(
+            f"the law of x_t has shape {tuple(law.batch_shape + law.event_shape)}; states are "
+            f"{tuple(x.shape)}, (B, N, n)"
+        )
+
+
+def _density(law: Distribution, x: Tensor) -> Tensor:
+    return log_density(law, x, 2).double()
+
+
+def _draw(
+    law: Distribution,
+    lead: tuple[int, int],
+    x: Tensor | None,
+    stream: Stream,
+    out: Tensor | None = None,
+) -> Tensor:
     """A state (B, N, n) for each particle, whatever axes the law has already."""
-    shape = (*law.batch_shape, *law.event_shape)
     if x is not None:
-        if tuple(shape) != tuple(x.shape):
-            raise ValueError(
-                f"the law of x_t has shape {tuple(shape)}; states are {tuple(x.shape)}, (B, N, n)"
-            )
-        return law.sample()
+        _check(law, x)
+        return draw(law, stream, out)
+    shape = law.batch_shape + law.event_shape
     if len(shape) not in (1, 3):
         raise ValueError(
             f"the first law has shape {tuple(shape)}; it must be that of a state, (n,), or of all, "
@@ -306,9 +328,9 @@ def _draw(law: Distribution, lead: tuple[int, int], x: Tensor | None) -> Tensor:
     return law.sample(lead if len(shape) == 1 else ())
 
 
-def _weigh(law: Distribution, y: Tensor, missing: Tensor) -> Tensor:
+def _weigh(law: Distribution, y: Tensor, missing: Tensor, gaps: bool) -> Tensor:
     """Log p(y_t | x_t) of the observed outputs, (B, N) in float64."""
-    if not bool(missing.any()):
+    if not gaps:
         return log_density(law, y, 2).double()
     gap = missing.any(-1, keepdim=True)
     found = law.log_prob(torch.where(missing.unsqueeze(1), _inside(law, y), y)).double()

@@ -1,14 +1,21 @@
 """Resampling of weighted particles: ancestors whose expected number of copies is N times a weight.
 
-Random numbers are torch's; a filter seeds them.
+Random numbers are torch's; a filter seeds them. The ways of this module themselves, not classes
+derived from them, are compiled within a particle filter, with the filter's own random numbers.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from statewise.ops import ancestors
+
+__all__ = ["Multinomial", "Resampling", "Residual", "Stratified", "Systematic", "inverse"]
 
 
 class Resampling(ABC):
@@ -18,60 +25,49 @@ class Resampling(ABC):
     def __call__(self, weights: Tensor) -> Tensor:
         """Ancestors (B, N) int64 of weights (B, N) that sum to 1; none of weight 0 is drawn."""
 
+    def scheme(self) -> str | Callable[[Tensor], Tensor]:
+        """What a particle filter calls: a way that it knows by name, or this one itself."""
+        return _KNOWN.get(type(self), self)
+
 
 def inverse(weights: Tensor, u: Tensor) -> Tensor:
-    """Indices at which the distribution function passes u in [0, 1), both (B, N)."""
-    c = weights.double().cumsum(-1)
-    c = c / c[..., -1:]
-    below = 1 - torch.finfo(torch.float64).eps
-    # From the right, so that weights of 0, where c stands still, are passed over.
-    return torch.searchsorted(c, u.clamp_max(below).contiguous(), right=True)
+    """Indices at which the distribution function passes u in [0, 1), both (…, N)."""
+    return ancestors("multinomial", weights, u)
 
 
-def _uniform(weights: Tensor, count: int) -> Tensor:
-    return torch.rand(*weights.shape[:-1], count, dtype=torch.float64, device=weights.device)
+class _Named(Resampling):
+    name: ClassVar[str]
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        """Ancestors (B, N)."""
+        count = 1 if self.name == "systematic" else weights.shape[-1]
+        shape = (*weights.shape[:-1], count)
+        u = torch.rand(shape, dtype=torch.float64, device=weights.device)
+        return ancestors(self.name, weights, u)
 
 
-class Multinomial(Resampling):
+class Multinomial(_Named):
     """Independent draws."""
 
-    def __call__(self, weights: Tensor) -> Tensor:
-        """Ancestors (B, N)."""
-        return inverse(weights, _uniform(weights, weights.shape[-1]))
+    name = "multinomial"
 
 
-class Stratified(Resampling):
+class Stratified(_Named):
     """One draw from each N-th of the distribution: u_i = (i + U_i) / N."""
 
-    def __call__(self, weights: Tensor) -> Tensor:
-        """Ancestors (B, N)."""
-        N = weights.shape[-1]
-        i = torch.arange(N, device=weights.device)
-        return inverse(weights, (i + _uniform(weights, N)) / N)
+    name = "stratified"
 
 
-class Systematic(Resampling):
+class Systematic(_Named):
     """One draw shifted to each N-th: u_i = (i + U) / N; copies are ⌊N W⌋ or ⌈N W⌉."""
 
-    def __call__(self, weights: Tensor) -> Tensor:
-        """Ancestors (B, N)."""
-        N = weights.shape[-1]
-        i = torch.arange(N, device=weights.device)
-        return inverse(weights, (i + _uniform(weights, 1)) / N)
+    name = "systematic"
 
 
-class Residual(Resampling):
+class Residual(_Named):
     """⌊N W⌋ copies of each, and independent draws of the rest."""
 
-    def __call__(self, weights: Tensor) -> Tensor:
-        """Ancestors (B, N)."""
-        N = weights.shape[-1]
-        share = N * weights.double() / weights.double().sum(-1, keepdim=True)
-        counts = share.floor()
-        ends = counts.cumsum(-1)
-        slot = torch.arange(N, dtype=torch.float64, device=weights.device).expand(share.shape)
-        sure = torch.searchsorted(ends, slot.contiguous(), right=True).clamp_max(N - 1)
-        rest = share - counts
-        left = rest.sum(-1, keepdim=True) > 0
-        drawn = inverse(torch.where(left, rest, weights.double()), _uniform(weights, N))
-        return torch.where(slot < ends[..., -1:], sure, drawn)
+    name = "residual"
+
+
+_KNOWN: dict[type, str] = {way: way.name for way in (Multinomial, Stratified, Systematic, Residual)}

@@ -70,13 +70,12 @@ def smooth(
     wanted = any(x is not None and x.requires_grad for x in inputs) and torch.is_grad_enabled()
     if parallel or wanted:
         found = smooth_parallel(problem, mean, cov)
+        valid = problem.valid()
+        mean, cov, cross = (spread(valid, x, torch.zeros_like(x)) for x in found)
     else:
         F, Q, c, lengths = problem.F, problem.Q, problem.c, problem.lengths
         mean, cov, cross = rts_smoother(mean, cov, F, Q, c=c, lengths=lengths, cross=True)
         assert cross is not None
-        found = mean, cov, cross
-    valid = problem.valid()
-    mean, cov, cross = (spread(valid, x, torch.zeros_like(x)) for x in found)
     if result.start is not None and first:
         early = smooth_start(result.problem, result.start, mean[:, 0], cov[:, 0])
         mean, cov = torch.cat([early[0], mean], 1), torch.cat([early[1], cov], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -23,14 +24,12 @@ class CouplingPrior(ABC):
         """Parameters to begin with, from couplings (S, N, N)."""
 
     @abstractmethod
-    def couplings(
-        self, parameters: dict[str, Tensor], rng: np.random.Generator | None = None
-    ) -> Tensor:
+    def couplings(self, parameters: dict[str, Tensor], *, hard: bool = True) -> Tensor:
         """Couplings (S, N, N), from neuron on the last axis to neuron on the one before.
 
         Args:
             parameters: as from :meth:`start`.
-            rng: of a draw, where the prior has types to draw; None for the likeliest.
+            hard: with the likeliest types, where the prior has types; else as they are fitted.
         """
 
     @abstractmethod
@@ -46,9 +45,7 @@ class FreeCouplings(CouplingPrior):
         """The couplings."""
         return {"weight": weight}
 
-    def couplings(
-        self, parameters: dict[str, Tensor], rng: np.random.Generator | None = None
-    ) -> Tensor:
+    def couplings(self, parameters: dict[str, Tensor], *, hard: bool = True) -> Tensor:
         """The parameters as they are."""
         return parameters["weight"]
 
@@ -73,16 +70,24 @@ class GaussianCouplings(FreeCouplings):
         return -0.5 * change.square().sum() / self.sigma**2
 
 
+FLOOR = -20.0
+"""Lowest logarithm of a type's share in the density, which has no maximum inside the simplex."""
+
+
 @dataclasses.dataclass(frozen=True)
 class OneHotCouplings(CouplingPrior):
     """w_s = strength_s (a_s,exc − a_s,inh): a type among inhibitory, none and excitatory.
 
-    The types of all states share one learned law π⁰ = softmax(A⁰), the anatomical prior. Each has a
-    law of its own, q = softmax(types), about it: fitting raises E_q log p(x) − KL(q ‖ π⁰), with
-    draws a ~ Gumbel-softmax(q, τ); what is found are the likeliest types.
+    The types of all states are drawn about one learned law, the anatomical prior
+    π⁰ = softmax(A⁰): a_s ~ Gumbel-softmax(π⁰, τ), whose density is
+
+        log p(a) = log Γ(K) + (K−1) log τ − K log Σ_i π_i a_i^−τ + Σ_i (log π_i − (τ+1) log a_i).
+
+    Fitting raises it with the likelihood, over shares a inside the simplex; what is found are the
+    likeliest types.
 
     Attributes:
-        temperature: τ.
+        temperature: τ; below 2 the density draws shares to the corners.
     """
 
     temperature: float = 0.5
@@ -97,23 +102,30 @@ class OneHotCouplings(CouplingPrior):
             "anatomy": torch.zeros(*weight.shape[1:], 3, dtype=weight.dtype),
         }
 
-    def couplings(
-        self, parameters: dict[str, Tensor], rng: np.random.Generator | None = None
-    ) -> Tensor:
-        """Strength times excitatory less inhibitory share, of a draw or of the likeliest type."""
+    def couplings(self, parameters: dict[str, Tensor], *, hard: bool = True) -> Tensor:
+        """Strength times excitatory less inhibitory share."""
         types = parameters["types"]
-        if rng is None:
+        a = torch.softmax(types, -1)
+        if hard:
             a = nn.functional.one_hot(types.argmax(-1), 3).to(types)
-        else:
-            noise = torch.as_tensor(rng.gumbel(size=types.shape))
-            a = torch.softmax((torch.log_softmax(types, -1) + noise) / self.temperature, -1)
         return softplus(parameters["strength"]) * (a[..., 2] - a[..., 0])
 
     def log_prior(self, parameters: dict[str, Tensor]) -> Tensor:
-        """−Σ KL(q ‖ π⁰)."""
-        log_q = torch.log_softmax(parameters["types"], -1)
-        log_p = torch.log_softmax(parameters["anatomy"], -1)
-        return (log_q.exp() * (log_p - log_q)).sum()
+        """The sum of log p(a) over couplings and states."""
+        log_a = torch.log_softmax(parameters["types"], -1).clamp_min(FLOOR)
+        log_pi = torch.log_softmax(parameters["anatomy"], -1)
+        return gumbel_softmax_density(log_a, log_pi, self.temperature).sum()
+
+
+def gumbel_softmax_density(log_a: Tensor, log_pi: Tensor, temperature: float) -> Tensor:
+    """Log-density at shares a (…, K) on the simplex, as logarithms, about a law π (…, K).
+
+    Source: Maddison, Mnih and Teh, The concrete distribution (1611.00712), equation 10.
+    """
+    K = log_a.shape[-1]
+    spread = torch.logsumexp(log_pi - temperature * log_a, -1)
+    sides = (log_pi - (temperature + 1) * log_a).sum(-1)
+    return math.lgamma(K) + (K - 1) * math.log(temperature) - K * spread + sides
 
 
 def exponential_basis(length: int, decay: float = 2.0) -> Tensor:
@@ -201,7 +213,7 @@ def fit_switching_glm(
         ValueError: counts of another shape.
 
     Source: Li et al., One-hot generalized linear model for switching brain state discovery
-    (2310.15263); there the types are fitted under a Gumbel-softmax density, here their law is.
+    (2310.15263).
     """
     x = torch.as_tensor(counts, dtype=torch.float64)
     if x.dim() != 3:
@@ -242,25 +254,25 @@ def _fit(
     even = torch.full((states,), 1 / states, dtype=torch.float64)
     bins = x.shape[0] * x.shape[1]
 
-    def terms(drawn: np.random.Generator | None = None) -> Tensor:
-        rate, logs = log_rates(h, prior.couplings(leaves, drawn), leaves["bias"])
+    def terms(*, hard: bool) -> Tensor:
+        rate, logs = log_rates(h, prior.couplings(leaves, hard=hard), leaves["bias"])
         return (x.unsqueeze(2) * logs - rate).sum(-1)
 
-    def model() -> HiddenMarkov:
-        e = terms().detach()
+    def model(*, hard: bool) -> HiddenMarkov:
+        e = terms(hard=hard).detach()
         return HiddenMarkov(even, transition, CallableEmission(lambda y, u: e, states, neurons))
 
     for _ in range(turns):
-        found = model().smooth(x, pairs=False)
+        found = model(hard=False).smooth(x, pairs=False)
         if states > 1:
             total = found.pairs.sum((0, 1)) + 1e-3
             transition = total / total.sum(-1, keepdim=True)
         for _ in range(inner):
             optimiser.zero_grad()
-            value = (found.mean * terms(rng)).sum() + prior.log_prior(leaves)
+            value = (found.mean * terms(hard=False)).sum() + prior.log_prior(leaves)
             (-value / bins).backward()
             optimiser.step()
     with torch.no_grad():
-        value = model().filter(x).log_likelihood.sum() + prior.log_prior(leaves)
+        value = model(hard=True).filter(x).log_likelihood.sum() + prior.log_prior(leaves)
         weight = prior.couplings(leaves).detach()
     return SwitchingGLM(transition, leaves["bias"].detach(), weight, phi, float(value) / bins)
