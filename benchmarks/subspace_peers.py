@@ -38,7 +38,7 @@ def numbers(system: StateSpace) -> Matrices:
 
 
 def ours(grid: Grid) -> Finder:
-    """All weightings, with A from the shift or from regressed states, horizons and orders."""
+    """All weightings, A from the shift or from regressed states, horizons, orders and focuses."""
     states = {
         f"{name}-states": dataclasses.replace(weighting, name=f"{name}-states", dynamics="states")
         for name, weighting in WEIGHTINGS.items()
@@ -61,6 +61,11 @@ def ours(grid: Grid) -> Finder:
                         yield f"{name} {rows}/{order} {focus}", numbers(found.system)
 
     return find
+
+
+def alike(label: str) -> bool:
+    """Whether a setting of ours is one that peers have: A, B, C and D from regressed states."""
+    return "-states " in label and label.endswith(" states")
 
 
 def with_nfoursid(grid: Grid) -> Finder:

@@ -186,8 +186,12 @@ def test_several_outputs_and_no_inputs() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"method": "n4"}, "method is one of n4sid, .*; given 'n4'"),
-        ({"criterion": "best"}, "criterion is one of bic, aic, mdl, gap; given 'best'"),
+        ({"method": "n4"}, "method is one of auto, n4sid, .*; given 'n4'"),
+        ({"criterion": "bic"}, "criterion is 'bic'; method \"auto\" chooses the order by"),
+        (
+            {"method": "cva", "criterion": "best"},
+            "criterion is one of bic, aic, mdl, gap; given 'best'",
+        ),
         ({"order": 0}, "order is a whole number of at least 1; given 0"),
         ({"largest_order": 0}, "largest_order is a whole number"),
         ({"delay": 2}, "delay is 0 or 1 with a state-space method; given 2"),

@@ -241,6 +241,27 @@ def test_scores_are_minimal_or_maximal_at_the_order() -> None:
         assert result.order == int(best) + 1
 
 
+@pytest.mark.parametrize("coloured", [False, True])
+def test_a_model_without_gain_pays_for_no_gain(coloured: bool) -> None:
+    if coloured:
+        u, y, *_ = with_innovations(1500)
+    else:
+        u, y = noisy(card_system(), 1500, 5)
+    result = identify(u, y, largest_order=4, focus="simulation")
+    for n in range(1, 5):
+        found = identify(u, y, n, horizon=result.horizon)
+        power = (y - y.mean()).square().sum()
+        simulated = power * (1 - found.fit / 100).square() / 1500
+        ahead = identify(u, y, n, horizon=result.horizon, focus="prediction")
+        both = torch.stack((simulated[0, 0], ahead.innovation_covariance[0, 0]))
+        both = both / y.square().mean()
+        free = torch.tensor([2.0 * n + 1, 3.0 * n + 1])
+        scores = 1500 * both.log() + free * math.log(1500)
+        assert float(result.order_scores["bic"][n - 1]) == pytest.approx(float(scores.min()))
+        if n == 3:
+            assert int(scores.argmin()) == int(coloured)
+
+
 def test_records_are_never_mixed() -> None:
     system = stable(3, 1, 1, seed=2)
     us = [draw(80, 1, seed=k) for k in range(4)]

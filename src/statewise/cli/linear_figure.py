@@ -48,8 +48,8 @@ def _order(axes: Axes, model: LinearSystem) -> None:
         place = np.array(list(scores))
         axes.plot(place, list(scores.values()), "o-", color=COLOURS[0], ms=4, lw=1.2)
         axes.axvline(model.order_, color=MUTED, lw=0.9, ls="--")
-        axes.set_ylabel(f"{model.criterion} per sample [-]")
-        title(axes, f"Order {model.order_}: {model.criterion} (dashed: chosen)")
+        axes.set_ylabel(f"{model.criterion_} per sample [-]")
+        title(axes, f"Order {model.order_}: {model.criterion_} (dashed: chosen)")
     else:
         title(axes, f"Order {model.order_}, as given")
         axes.set_axis_off()

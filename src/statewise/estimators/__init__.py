@@ -11,25 +11,37 @@ from statewise._lazy import attach
 
 if TYPE_CHECKING:
     from statewise.estimators.arx import ARX
+    from statewise.estimators.bands import Bands
+    from statewise.estimators.error_noise import ErrorNoise, ErrorObserver
     from statewise.estimators.fir import FIR
     from statewise.estimators.linear_start import LinearStart
     from statewise.estimators.linear_system import LinearSystem
     from statewise.estimators.noise import ErrorModel
+    from statewise.estimators.noise_model import NoiseModel
+    from statewise.estimators.online import OnlineObserver
     from statewise.estimators.recipes import RECIPES, Recipe
     from statewise.estimators.reduction import reduce_states
+    from statewise.estimators.state_noise import StateNoise, StateObserver
     from statewise.estimators.system_identifier import SystemIdentifier
     from statewise.estimators.transform import OutputTransform, SignedPower
 
 _LAZY = {
     "ARX": "arx",
+    "Bands": "bands",
     "ErrorModel": "noise",
+    "ErrorNoise": "error_noise",
+    "ErrorObserver": "error_noise",
     "FIR": "fir",
     "LinearStart": "linear_start",
     "LinearSystem": "linear_system",
+    "NoiseModel": "noise_model",
+    "OnlineObserver": "online",
     "OutputTransform": "transform",
     "RECIPES": "recipes",
     "Recipe": "recipes",
     "SignedPower": "transform",
+    "StateNoise": "state_noise",
+    "StateObserver": "state_noise",
     "SystemIdentifier": "system_identifier",
     "reduce_states": "reduction",
 }
@@ -38,12 +50,19 @@ __all__ = [
     "ARX",
     "FIR",
     "RECIPES",
+    "Bands",
     "ErrorModel",
+    "ErrorNoise",
+    "ErrorObserver",
     "LinearStart",
     "LinearSystem",
+    "NoiseModel",
+    "OnlineObserver",
     "OutputTransform",
     "Recipe",
     "SignedPower",
+    "StateNoise",
+    "StateObserver",
     "SystemIdentifier",
     "reduce_states",
 ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 POLYNOMIAL = ("arx", "armax", "oe", "bj")
-METHODS = (*WEIGHTINGS, "refine", *POLYNOMIAL)
+METHODS = ("auto", *WEIGHTINGS, "refine", *POLYNOMIAL)
 CRITERIA = ("bic", "aic", "mdl", "gap")
 LARGEST = 10
 PATIENCE = 2
@@ -34,7 +34,7 @@ class Settings:
 
     order: int | None
     method: str
-    criterion: str
+    criterion: str | None
     largest_order: int
     delay: int
     radius: float | None
@@ -58,6 +58,7 @@ class Found:
         response_deviation: standard deviation of the response there, (F, p, m).
         converged: whether an iteration ended at a minimum.
         reason: why it ended.
+        how: what a search settled on, in words; empty without one.
     """
 
     matrices: tuple[Array, Array, Array, Array, Array]
@@ -72,6 +73,7 @@ class Found:
     response_deviation: Array
     converged: bool
     reason: str
+    how: str = ""
 
 
 def identify(stretches: Sequence[tuple[Array, Array]], settings: Settings) -> Found:
@@ -84,7 +86,17 @@ def identify(stretches: Sequence[tuple[Array, Array]], settings: Settings) -> Fo
     y = [y for _, y in stretches]
     if settings.method in POLYNOMIAL:
         return _polynomial(u, y, settings)
+    if settings.method == "auto":
+        if u is not None:
+            with contextlib.suppress(ValueError):  # too short to hold samples out
+                return _selected(u, y, settings)
+        settings = plain(settings)
     return _state_space(u, y, settings)
+
+
+def plain(settings: Settings) -> Settings:
+    """Canonical variates instead of a search."""
+    return dataclasses.replace(settings, method="cva", criterion=settings.criterion or "bic")
 
 
 def constant_outputs(
@@ -96,17 +108,17 @@ def constant_outputs(
     what was before the record. The model is identified on y − c, and c found anew, until it stays.
     """
     c = np.zeros(stretches[0][1].shape[1])
-    plain = dataclasses.replace(settings, method="cva")
+    simple = plain(settings)
     if settings.method in POLYNOMIAL:
-        plain = dataclasses.replace(plain, order=None, criterion="bic")
+        simple = dataclasses.replace(simple, order=None, criterion="bic")
     if settings.method in WEIGHTINGS:
-        plain = settings
+        simple = settings
     for turn in range(ROUNDS):
         shifted = [(u, y - c) for u, y in stretches]
         # Differences have no constants, which a model of free order explains by one more state.
         free = [(np.diff(u, axis=0), np.diff(y, axis=0)) for u, y in stretches]
         try:
-            found = identify(shifted if turn else free, plain)
+            found = identify(shifted if turn else free, simple)
         except ValueError:  # too short for the horizons
             return c
         change, settled = _constant(found, shifted)
@@ -172,6 +184,31 @@ def _errors_of_constants(found: Found, length: int) -> Array:
     return rows
 
 
+def _selected(u: list[Array], y: list[Array], settings: Settings) -> Found:
+    from statewise import lti
+    from statewise.lti.validated import HORIZONS
+
+    picked = lti.identify_validated(
+        u,
+        y,
+        settings.order,
+        largest_order=settings.largest_order,
+        direct=settings.delay == 0,
+        stability=settings.radius or 1.0,
+        horizons=HORIZONS if settings.horizon is None else (settings.horizon,),
+    )
+    best, model = picked.candidates[0], picked.model
+    scores: dict[int, float] = {}
+    for one in picked.candidates:
+        scores[one.order] = min(one.error, scores.get(one.order, math.inf))
+    scores = {n: scores[n] for n in sorted(scores)} if settings.order is None else {}
+    how = f"{best.weighting.name}, horizon {best.horizon}"
+    if picked.kind != "subspace":
+        how += f", refined by {picked.kind}"
+    found = _estimated(model, picked.start, scores)
+    return dataclasses.replace(found, how=how)
+
+
 def _state_space(u: list[Array] | None, y: list[Array], settings: Settings) -> Found:
     from statewise import lti
 
@@ -186,7 +223,7 @@ def _state_space(u: list[Array] | None, y: list[Array], settings: Settings) -> F
             weighting=WEIGHTINGS[method],
             horizon=settings.horizon,
             largest_order=None if order is not None else settings.largest_order,
-            criterion=settings.criterion,
+            criterion=settings.criterion or "bic",
             direct=settings.delay == 0,
             stability=settings.radius,
         )
@@ -194,43 +231,44 @@ def _state_space(u: list[Array] | None, y: list[Array], settings: Settings) -> F
     found = subspace(given, "cva" if refined else settings.method)
     scores = {}
     if given is None:
-        scores = dict(enumerate(found.order_scores[settings.criterion].tolist(), 1))
-    values = found.singular_values.numpy()
-    empty = np.zeros(0)
+        scores = dict(enumerate(found.order_scores[settings.criterion or "bic"].tolist(), 1))
     if not refined:
-        return Found(
-            _innovation(found),
-            found.innovation_covariance.numpy(),
-            found.order,
-            scores,
-            values,
-            [],
-            np.linalg.eigvals(found.system.A.numpy()).astype(np.complex128),
-            empty,
-            empty,
-            np.zeros((0, *found.system.D.shape)),
-            True,
-            "a linear problem",
-        )
+        return _estimated(found, found, scores)
     starts: list[Any] = [found]
     with contextlib.suppress(ValueError):  # one start is enough
         starts.append(subspace(found.order, "moesp"))
     best = lti.refine(starts, u, y, direct=settings.delay == 0, stability=settings.radius)
-    poles, deviation = best.pole_deviation()
-    omega = _frequencies()
+    return _estimated(best, found, scores)
+
+
+def _estimated(
+    model: SubspaceResult | RefinedSystem, start: SubspaceResult, scores: dict[int, float]
+) -> Found:
+    """A state-space model in the common form; a refined one has deviations."""
+    from statewise.lti import RefinedSystem
+
+    p, m = model.system.D.shape
+    poles, deviation = np.linalg.eigvals(model.system.A.numpy()), np.zeros(0)
+    omega, spread = np.zeros(0), np.zeros((0, p, m))
+    converged, reason = True, "a linear problem"
+    if isinstance(model, RefinedSystem):
+        values, own = model.pole_deviation()
+        poles, deviation, omega = values.numpy(), own.numpy(), _frequencies()
+        spread = model.response_deviation(omega).numpy()
+        converged, reason = model.converged, model.reason
     return Found(
-        _innovation(best),
-        best.innovation_covariance.numpy(),
-        found.order,
+        _innovation(model),
+        model.innovation_covariance.numpy(),
+        start.order,
         scores,
-        values,
+        start.singular_values.numpy(),
         [],
-        poles.numpy().astype(np.complex128),
-        deviation.numpy(),
+        poles.astype(np.complex128),
+        deviation,
         omega,
-        best.response_deviation(omega).numpy(),
-        best.converged,
-        best.reason,
+        spread,
+        converged,
+        reason,
     )
 
 
@@ -253,7 +291,7 @@ def _polynomial(u: list[Array] | None, y: list[Array], settings: Settings) -> Fo
             except ValueError as error:
                 complaint = error
                 break
-            scores[n] = _score(found, settings.criterion)
+            scores[n] = _score(found, settings.criterion or "bic")
             if best is None or scores[n] < scores[order]:
                 order, best = n, found
             elif n >= order + PATIENCE:

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from statewise._config import to_dict
 from statewise._errors import DataError
 from statewise._files import atomic_write
 from statewise.data import Experiments, Normaliser, Record
-from statewise.estimators._base import BaseIdentifier
 from statewise.estimators._equation import inputs_of
 from statewise.estimators._innovation_form import InnovationForm
 from statewise.estimators._inputs import as_arrays, as_experiments, check_even, gapless
@@ -27,6 +27,9 @@ from statewise.estimators._linear_methods import (
     constant_outputs,
     identify,
 )
+from statewise.estimators.noise_model import noise_from_dict
+from statewise.estimators.observed import Observed
+from statewise.estimators.signals import Signals
 
 if TYPE_CHECKING:
     from statewise.estimators.linear_layer import LinearLayer
@@ -35,9 +38,10 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 MATRICES = ("A", "B", "K", "C", "D")
+SEARCHED = "held-out simulation"
 
 
-class LinearSystem(BaseIdentifier):
+class LinearSystem(Observed):
     """x_{t+1} = A x_t + B u_t + K e_t,  y_t = C x_t + D u_t + e_t, of signals about a point.
 
     Several inputs and outputs, several records, stretches without missing samples. Means of the
@@ -49,20 +53,27 @@ class LinearSystem(BaseIdentifier):
 
     Args:
         order: number of states; of polynomials, their degree. None chooses it by ``criterion``.
-        method: "n4sid", "moesp", "cva" or "ssarx" (subspace methods), "refine" (prediction error
-            from a subspace model on), "arx", "armax", "oe" or "bj" (polynomials of one output).
-        criterion: "bic", "aic", "mdl", or "gap" of singular values.
+        method: "auto" (the subspace method, horizon and order whose models best simulate samples
+            that were held out, refined where that simulates them better still; see
+            :func:`statewise.lti.identify_validated`); "n4sid", "moesp", "cva" or "ssarx" (subspace
+            methods), "refine" (prediction error from a subspace model on), "arx", "armax", "oe" or
+            "bj" (polynomials of one output).
+        criterion: "bic", "aic", "mdl", or "gap" of singular values; None for "bic". With "auto" it
+            must be None: the error of the simulations decides. Records without inputs, or too short
+            to hold samples out, get "cva" with "bic" then.
         largest_order: last order to try.
         delay: samples from an input to the output, at least; 0 allows a direct term. State-space
             methods take 0 or 1.
         radius: poles beyond it are moved within (subspace) or kept within ("refine"); None leaves
-            them as estimated.
-        horizon: block rows of past and future of a subspace method; None for 10, or more.
+            them as estimated, and is the unit circle with "auto".
+        horizon: block rows of past and future of a subspace method; None for 10, or more; with
+            "auto" for the best of 3, 5, 10 and 20.
 
     Attributes:
         order_: the order. how_: how it was found, in words.
-        order_scores_: the criterion by order, lower is better but for "gap"; empty where the order
-            was given.
+        order_scores_: the criterion by order, lower is better but for "gap"; with "auto" the
+            least error of simulations, in deviations of the outputs. Empty where the order was
+            given.
         singular_values_: of the subspace method, descending, else empty.
         matrices_: A, B, K, C and D between scaled signals.
         normaliser_: the point, in ``u_mean`` and ``y_mean``, and the deviations of the signals.
@@ -95,9 +106,9 @@ class LinearSystem(BaseIdentifier):
     def __init__(
         self,
         order: int | None = None,
-        method: str = "cva",
+        method: str = "auto",
         *,
-        criterion: str = "bic",
+        criterion: str | None = None,
         largest_order: int = LARGEST,
         delay: int = 0,
         radius: float | None = None,
@@ -140,8 +151,13 @@ class LinearSystem(BaseIdentifier):
         self.order_scores_, self.singular_values_ = found.scores, found.singular_values
         self.how_ = "given"
         if self.order is None:
-            word = "largest gap of singular values" if self.criterion == "gap" else self.criterion
+            word = "bic" if self.criterion is None else self.criterion
+            word = {"gap": "largest gap of singular values"}.get(word, word)
+            if found.how:
+                word = SEARCHED
             self.how_ = f"{word} over the orders 1 to {max(found.scores)}"
+        if found.how:
+            self.how_ += f"; {found.how}"
         self._take(dict(zip(MATRICES, found.matrices, strict=True)))
         out, into = normaliser.y_std, normaliser.u_std
         self.innovation_covariance_ = found.covariance * out[:, None] * out
@@ -154,6 +170,7 @@ class LinearSystem(BaseIdentifier):
         self.omega_ = found.omega
         self.response_deviation_ = found.response_deviation * out[:, None] / into
         self.converged_, self.reason_ = found.converged, found.reason
+        self.noise_ = None
         self._remember(train)
         self.scores_ = self.evaluate(train, split="train")
         self.scores_ += self.evaluate(train, 1, split="train")
@@ -185,6 +202,12 @@ class LinearSystem(BaseIdentifier):
 
         A, B, _, C, D = self._form
         return LinearLayer(A, B, C, D)
+
+    @property
+    def criterion_(self) -> str:
+        """What chose the order, or would have."""
+        searched = self.how_.startswith(SEARCHED)
+        return "simulation error" if searched else self.criterion or "bic"
 
     @property
     def n_parameters(self) -> int:
@@ -253,6 +276,7 @@ class LinearSystem(BaseIdentifier):
             "coefficients": [list(row) for row in self.coefficients_],
             "converged": self.converged_,
             "reason": self.reason_,
+            "noise": to_dict(self.noise_),
         }
 
     def _read(self, folder: Path, kept: dict[str, Any]) -> None:
@@ -278,7 +302,29 @@ class LinearSystem(BaseIdentifier):
         }
         self.order_, self.how_, self.order_scores_ = int(kept["order"]), kept["how"], scores
         self.coefficients_ = [(str(k), float(v), float(e)) for k, v, e in kept["coefficients"]]
+        self.noise_ = noise_from_dict(kept.get("noise"))
         self.converged_, self.reason_ = bool(kept["converged"]), str(kept["reason"])
+
+    # ---- around it ----
+
+    def _signals(self, record: Record) -> Signals:
+        free = self.normaliser_.transform_y(self._simulate_record(record))
+        z = self.normaliser_.transform_y(record.y)
+        start = max(record.skip, min(len(record) // 4, 64))
+        return Signals(self.normaliser_.transform_u(inputs_of(record)), z, free, None, start)
+
+    def _physical(self, z: Array) -> Array:
+        return self.normaliser_.inverse_y(z)
+
+    def _scaled(self, u: Array, y: Array) -> tuple[Array, Array]:
+        return self.normaliser_.transform_u(u), self.normaliser_.transform_y(y)
+
+    def _forecast_point(self, u: Array, y: Array, u_future: Array) -> Array:
+        unknown = np.full((len(u_future), y.shape[1]), np.nan)
+        inputs = self._inputs(np.concatenate([u, u_future]))
+        given = self.normaliser_.transform_y(np.concatenate([y, unknown]))
+        states = self._form.states(inputs, given, np.zeros(len(self.matrices_["A"])))
+        return self._outputs(states, inputs)[len(u) :]
 
     # ---- helpers ----
 
@@ -314,7 +360,12 @@ class LinearSystem(BaseIdentifier):
         """Refuse what no method can do."""
         if self.method not in METHODS:
             raise ValueError(f"method is one of {', '.join(METHODS)}; given {self.method!r}")
-        if self.criterion not in CRITERIA:
+        if self.criterion is not None and self.method == "auto":
+            raise ValueError(
+                f'criterion is {self.criterion!r}; method "auto" chooses the order by simulations '
+                f"of samples that were held out, and takes none"
+            )
+        if self.criterion not in (None, *CRITERIA):
             raise ValueError(f"criterion is one of {', '.join(CRITERIA)}; given {self.criterion!r}")
         for name in ("order", "largest_order", "horizon"):
             value = getattr(self, name)

@@ -11,6 +11,7 @@ import numpy as np
 
 from statewise.data import Experiments
 from statewise.estimators.linear_system import MATRICES, LinearSystem
+from statewise.estimators.observed import fit_quietly
 from statewise.estimators.system_identifier import SystemIdentifier
 from statewise.train.initial import EncoderState, LeastSquaresState
 
@@ -88,6 +89,7 @@ def _reduce_stack(
     smaller.model_ = found.model.eval()
     smaller.initial_state_ = state
     smaller.initialiser_ = build_initialiser(state, smaller.model_, seed=0)
+    smaller.noise_ = fit_quietly(smaller, None, data)
     smaller.scores_ = smaller.evaluate(data, split="validation")
     return smaller, found
 
@@ -209,6 +211,7 @@ def _with(estimator: LinearSystem, system: StateSpace, method: ReductionMethod) 
     full = len(estimator.poles_)
     smaller.how_ = f"reduced from {full} states by {type(method).__name__}"
     smaller.order_scores_, smaller.coefficients_ = {}, []
+    smaller.noise_ = None
     smaller.singular_values_, smaller.omega_ = np.zeros(0), np.zeros(0)
     smaller.pole_deviation_ = np.full(n, math.nan)
     smaller.response_deviation_ = np.zeros((0, p, m))

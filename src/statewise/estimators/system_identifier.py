@@ -15,10 +15,12 @@ from statewise._config import from_dict, to_dict
 from statewise._errors import DataError
 from statewise.data import Experiments, Normaliser, Record
 from statewise.data.timeaxis import SECONDS
-from statewise.estimators._base import BaseIdentifier
-from statewise.estimators._inputs import as_experiments, as_tensor, one_record
+from statewise.estimators._inputs import as_experiments, as_tensor
 from statewise.estimators.linear_start import LinearStart, as_start
 from statewise.estimators.noise import ErrorModel, telling_errors
+from statewise.estimators.noise_model import noise_from_dict
+from statewise.estimators.observed import Observed, fit_quietly
+from statewise.estimators.signals import Signals
 from statewise.estimators.transform import OutputTransform, undo
 from statewise.models.config import DeepWienerConfig
 from statewise.train.config import FitConfig
@@ -31,12 +33,13 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 
-class SystemIdentifier(BaseIdentifier):
+class SystemIdentifier(Observed):
     """Identify a deep Wiener model from measured inputs and outputs.
 
     A stack of stable linear systems and static maps is trained in parallel over time on
     normalised signals, then simulates in free run, sample by sample if need be. Prediction adds
-    the forecast of an autoregressive model of the simulation error.
+    the forecast of an autoregressive model of the simulation error; ``filter``, ``smooth`` and
+    ``forecast(interval=)`` give bands.
 
     Args:
         model: size and parts of the network; None is the default
@@ -61,6 +64,8 @@ class SystemIdentifier(BaseIdentifier):
         history_: one dictionary for every evaluation during training.
         error_model_: the autoregressive model of the simulation errors on the validation records;
             the training records come in when those are too few.
+        noise_: noise levels and intervals of an :class:`ErrorObserver`; None if there were too few
+            measurements. :meth:`fit_noise` compares it with others.
         fit_seconds_: wall time of ``fit``.
     """
 
@@ -177,6 +182,7 @@ class SystemIdentifier(BaseIdentifier):
         self._remember(whole)
         unseen = [] if valid is None else self._settled_errors(valid)
         self.error_model_ = ErrorModel.fit(telling_errors(unseen, self._settled_errors(train)))
+        self.noise_ = fit_quietly(self, train, valid)
         self.scores_ = self.evaluate(train, split="train")
         if valid is not None:
             self.scores_ += self.evaluate(valid, split="validation")
@@ -240,31 +246,22 @@ class SystemIdentifier(BaseIdentifier):
             errors[: record.skip] = np.nan
         return self._limited(simulated + self.error_model_.predict(errors, steps))
 
-    def forecast(self, u: Any, y: Any, u_future: Any) -> Array:
-        """Forecast the outputs that follow a record, given its future inputs.
+    def _forecast_point(self, u: Array, y: Array, u_future: Array) -> Array:
+        simulated, _ = self._run(np.concatenate([u, u_future]), None)
+        ahead = self.error_model_.forecast(y - simulated[: len(u)], len(u_future))
+        return self._limited(simulated[len(u) :] + ahead)
 
-        The model simulates through the record and on over the future inputs; the forecast of the
-        error model is added.
+    def _signals(self, record: Record) -> Signals:
+        from statewise.train import free_run
 
-        Args:
-            u: inputs of the record (L,) or (L, n_u).
-            y: measured outputs (L,) or (L, n_y); NaN is missing.
-            u_future: inputs after the record (H,) or (H, n_u).
+        (scaled,) = self._normalised(Experiments((record,)))
+        assert scaled.u is not None
+        (free,) = free_run(self.model_, (scaled,), initial_state=self.initialiser_)
+        return Signals(scaled.u, scaled.y, free, scaled.steps(), _settling(record))
 
-        Returns:
-            Outputs (H, n_y).
-
-        Raises:
-            NotFittedError: before ``fit``.
-            ValueError: more than one record, or shapes that do not fit.
-        """
-        self._check_fitted()
-        past, future = self._one_input(u, "u"), self._one_input(u_future, "u_future")
-        measured = self._one_output(y, len(past))
-        simulated, _ = self._run(np.concatenate([past, future]), None)
-        errors = measured - simulated[: len(past)]
-        ahead = self.error_model_.forecast(errors, len(future))
-        return self._limited(simulated[len(past) :] + ahead)
+    def _scaled(self, u: Array, y: Array) -> tuple[Array, Array]:
+        z = y if self.transform is None else self.transform.forward(y)
+        return self.normaliser_.transform_u(u), self.normaliser_.transform_y(z)
 
     def _write(self, folder: Path) -> dict[str, Any]:
         from statewise.models.storage import model_config, write_weights
@@ -282,6 +279,7 @@ class SystemIdentifier(BaseIdentifier):
                 "coefficients": self.error_model_.coefficients.tolist(),
                 "variance": self.error_model_.variance.tolist(),
             },
+            "noise": to_dict(self.noise_),
             "history": self.history_,
             "fit_seconds": self.fit_seconds_,
         }
@@ -310,6 +308,8 @@ class SystemIdentifier(BaseIdentifier):
         variance = np.asarray(kept["error_model"]["variance"], dtype=np.float64)
         coefficients = np.asarray(kept["error_model"]["coefficients"], dtype=np.float64)
         self.error_model_ = ErrorModel(coefficients.reshape(len(variance), -1), variance)
+        # A folder of an earlier version holds no noise.
+        self.noise_ = noise_from_dict(kept.get("noise"))
         self.history_ = kept["history"]
         self.fit_seconds_ = kept["fit_seconds"]
         self._check_sizes(folder)
@@ -342,20 +342,6 @@ class SystemIdentifier(BaseIdentifier):
                     f"{folder / 'config.json'} names {n_u} inputs and {n_y} outputs; {what} has "
                     f"{sizes[0]} and {sizes[1]}"
                 )
-
-    def _one_input(self, u: Any, what: str) -> Array:
-        inputs = one_record(u, what)
-        self._check_inputs(inputs.shape[1])
-        return inputs
-
-    def _one_output(self, y: Any, length: int) -> Array:
-        outputs = one_record(y, "y")
-        if outputs.shape != (length, len(self.output_names_)):
-            raise ValueError(
-                f"u has {length} samples and the model {len(self.output_names_)} output(s); "
-                f"given y of shape {outputs.shape}"
-            )
-        return outputs
 
     def _transformed(self, experiments: Experiments) -> Experiments:
         return experiments if self.transform is None else self.transform.apply(experiments)
@@ -412,5 +398,10 @@ class SystemIdentifier(BaseIdentifier):
         found = []
         for record in experiments:
             error = record.y - self._simulate_record(record)
-            found.append(error[max(record.skip, min(len(record) // 4, 64)) :])
+            found.append(error[_settling(record) :])
         return found
+
+
+def _settling(record: Record) -> int:
+    """Samples at the start of a record that the initial state may spoil."""
+    return max(record.skip, min(len(record) // 4, 64))

@@ -86,6 +86,11 @@ if TYPE_CHECKING:
         to_transfer_function,
     )
     from statewise.lti.updated_form import UpdatedForm, from_updated, to_updated
+    from statewise.lti.validated import (
+        ValidatedCandidate,
+        ValidatedResult,
+        identify_validated,
+    )
     from statewise.lti.weightings import CVA, MOESP, N4SID, SSARX, Weighting
     from statewise.lti.zero_pole_gain import ZeroPoleGain, from_zpk, zpk_to_transfer_function
 
@@ -130,6 +135,8 @@ _LAZY = {
     "TransferFunction": "transfer_function",
     "Trapezoid": "discretise",
     "UpdatedForm": "updated_form",
+    "ValidatedCandidate": "validated",
+    "ValidatedResult": "validated",
     "Weighting": "weightings",
     "ZOH": "discretise",
     "ZeroPoleGain": "zero_pole_gain",
@@ -169,6 +176,7 @@ _LAZY = {
     "hinf_norm": "norms",
     "identify": "subspace",
     "identify_batch": "subspace",
+    "identify_validated": "validated",
     "impulse_response": "simulation",
     "is_stable": "structure",
     "lagt": "hippo",
@@ -252,6 +260,8 @@ __all__ = [
     "TransferFunction",
     "Trapezoid",
     "UpdatedForm",
+    "ValidatedCandidate",
+    "ValidatedResult",
     "Weighting",
     "ZeroPoleGain",
     "append",
@@ -290,6 +300,7 @@ __all__ = [
     "hinf_norm",
     "identify",
     "identify_batch",
+    "identify_validated",
     "impulse_response",
     "is_stable",
     "lagt",

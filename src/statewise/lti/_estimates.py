@@ -12,7 +12,7 @@ from statewise.lti._lanes import Lanes, fit_simulation, rest_powers
 from statewise.lti._output_fit import fit_outputs, innovations, simulation_rests
 from statewise.lti._projections import Decomposition, kalman_gain, reflect, state_model
 
-FOCUS = ("simulation", "prediction")
+FOCUS = ("simulation", "prediction", "states")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +44,14 @@ def estimate(
     if stability is not None:
         A, moved = reflect(A, stability)
     K = kalman_gain(A, C, model.covariance)
-    if focus is None:
+    if focus is None or focus == "states":
         predicted = (torch.linalg.eigvals(A).abs().amax(-1) >= 1) | found.weighting.feedback
     else:
         predicted = torch.full_like(moved, focus == "prediction")
-    fits, kind = _fitted(records, A, C, K, predicted, found.layout.direct, lanes)
+    if focus == "states":
+        fits, kind = _regressed(records, A, model.B, C, model.D, K, predicted), focus
+    else:
+        fits, kind = _fitted(records, A, C, K, predicted, found.layout.direct, lanes)
     covariance = fits.ahead / sum(records.lengths)
     up, out = records.u_scale[:, None], records.y_scale
     return Estimate(
@@ -153,6 +156,29 @@ def _fitted_by_qr(
         [rest.square().sum(1) for rest in rests],
         [error.square().sum(1) for error in errors],
         torch.stack(ahead).sum(0),
+    )
+
+
+def _regressed(
+    records: Records, A: Tensor, B: Tensor, C: Tensor, D: Tensor, K: Tensor, predicted: Tensor
+) -> Fits:
+    """First states and errors of given systems; states run as the predictor where ``predicted``."""
+    inner = torch.where(predicted[:, None, None], A - K @ C, A)
+    drive = torch.where(predicted[:, None, None], K, 0.0)
+    rest = [y.new_zeros(len(A), A.shape[-1]) for y in records.y]
+    bare = innovations(records, A, B, C, D, drive, rest)
+    quiet = [y.new_zeros(*y.shape[:2], 0) for y in records.y]
+    free = Records(quiet, bare, records.u_scale[:, :0], records.y_scale)
+    x0 = fit_outputs(free, inner, C, None, False).x0
+    rests = simulation_rests(records, A, B, C, D, x0)
+    errors = innovations(records, A, B, C, D, K, x0)
+    return Fits(
+        B,
+        D,
+        x0,
+        [part.square().sum(1) for part in rests],
+        [part.square().sum(1) for part in errors],
+        torch.stack([part.mT @ part for part in errors]).sum(0),
     )
 
 

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from statewise.lti._hankel import Records
 from statewise.lti._output_fit import fit_outputs
-from statewise.lti._projections import RANK, Decomposition, kalman_gain, state_model
+from statewise.lti._projections import (
+    RANK,
+    Decomposition,
+    StateModel,
+    kalman_gain,
+    state_model,
+)
 
 CRITERIA = ("bic", "aic", "mdl", "gap")
 # Innovations this small against their output are rounding, whose decrease means nothing.
@@ -23,7 +29,9 @@ def order_scores(
 
     With N samples of p outputs, R_n the covariance of one-step errors of the model of order n
     and d_n = n (2 p + m) + p m its free parameters (without p m if D is 0):
-    AIC = N log det R_n + 2 d_n, BIC = N log det R_n + d_n log N, MDL = BIC/2. "gap" is
+    AIC = N log det R_n + 2 d_n, BIC = N log det R_n + d_n log N, MDL = BIC/2. Where noise is on the
+    outputs only, the model without gain is enough, whose errors are those of the simulation and
+    whose d_n is n p less: the lower of both counts, but for methods for feedback. "gap" is
     log σ_n/σ_{n+1}, of which the largest wins; the others are to be small.
     """
     sigma = found.singular_values[0]
@@ -35,10 +43,13 @@ def order_scores(
     count, m, p = sum(records.lengths), records.n_inputs, records.n_outputs
     orders = torch.arange(1, largest + 1, dtype=sigma.dtype)
     free = orders * (2 * p + m) + p * m * found.layout.direct
-    fits = torch.tensor([_log_det(found, records, n) for n in range(1, largest + 1)])
-    fits = fits.to(sigma.dtype)
-    bic = count * fits + free * math.log(count)
-    scores = {"bic": bic, "aic": count * fits + 2 * free, "mdl": bic / 2, "gap": gap}
+    fits = [_log_dets(found, records, n) for n in range(1, largest + 1)]
+    costs = count * torch.tensor(fits, dtype=sigma.dtype)
+    # Columns: with a gain, and without.
+    free = torch.stack((free, free - orders * p), 1)
+    bic = (costs + free * math.log(count)).amin(1)
+    aic = (costs + 2 * free).amin(1)
+    scores = {"bic": bic, "aic": aic, "mdl": bic / 2, "gap": gap}
     best = {
         name: int(score.argmax() if name == "gap" else score.argmin()) + 1
         for name, score in scores.items()
@@ -46,13 +57,22 @@ def order_scores(
     return scores, best
 
 
-def _log_det(found: Decomposition, records: Records, order: int) -> float:
-    """Log det of the innovation covariance of one order; ∞ where the model fails."""
+def _log_dets(found: Decomposition, records: Records, order: int) -> tuple[float, float]:
+    """Log det of the covariance of one-step errors and of simulations; ∞ where a model fails."""
     model = state_model(found, order)
     K = kalman_gain(model.A, model.C, model.covariance)
-    if not torch.linalg.eigvals(model.A - K @ model.C).abs().max() < 1 + 1e-6:
-        return math.inf
-    rests = torch.cat(fit_outputs(records, model.A, model.C, K, found.layout.direct).rests, 1)[0]
+    values = []
+    for gain, unused in ((K, False), (None, found.weighting.feedback)):
+        inner = model.A if gain is None else model.A - gain @ model.C
+        stable = bool(torch.linalg.eigvals(inner).abs().max() < 1 + 1e-6)
+        values.append(math.inf)
+        if stable and not unused:
+            values[-1] = _log_det(records, model, gain, found.layout.direct)
+    return values[0], values[1]
+
+
+def _log_det(records: Records, model: StateModel, K: Tensor | None, direct: bool) -> float:
+    rests = torch.cat(fit_outputs(records, model.A, model.C, K, direct).rests, 1)[0]
     covariance = rests.mT @ rests / len(rests)
     if not covariance.isfinite().all():
         return math.inf

@@ -55,11 +55,15 @@ class StateModel:
         A: dynamics, (B, n, n).
         C: output matrix, (B, p, n).
         covariance: of the rests of (x_{t+1}, y_t) regressed on (x_t, u_t), (B, n + p, n + p).
+        B: input matrix of that regression, (B, n, m).
+        D: direct term of that regression, (B, p, m).
     """
 
     A: Tensor
     C: Tensor
     covariance: Tensor
+    B: Tensor
+    D: Tensor
 
 
 def regress(X: Tensor, Y: Tensor) -> Tensor:
@@ -153,10 +157,12 @@ def state_model(found: Decomposition, order: int) -> StateModel:
     states = regress(torch.cat((known, error), -1), after)[:, : order + m]
     rest = torch.cat((after - known @ states, error), -1)
     A, C = states[:, :order].mT, outputs[:, :order].mT
+    B = states[:, order:].mT
+    D = outputs[:, order:].mT if layout.direct else B.new_zeros(len(B), p, m)
     if found.weighting.dynamics == "shift":
         gamma = found.left[..., :order] * root
         A, C = regress(gamma[:, :-p], gamma[:, p:]), gamma[:, :p]
-    return StateModel(A, C, rest.mT @ rest)
+    return StateModel(A, C, rest.mT @ rest, B, D)
 
 
 def reflect(A: Tensor, limit: float) -> tuple[Tensor, Tensor]:

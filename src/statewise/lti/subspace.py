@@ -48,8 +48,8 @@ class SubspaceResult:
         suggested_orders: by criterion, the order that it picks; empty if the order was given.
         weighting: the method.
         horizon: block rows of the past and of the future.
-        focus: what B, D and x0 were fitted to: "simulation", "prediction", or for a batch "mixed"
-            where some systems are unstable.
+        focus: what B, D and x0 were fitted to: "simulation", "prediction", "states", or for a batch
+            "mixed" where some systems are unstable.
         stabilised: whether poles were moved, (1,) or (B,).
     """
 
@@ -122,7 +122,10 @@ def identify(
         largest_order: last order to try, 10 by default; no more than the horizons allow.
         criterion: "bic", "mdl" (BIC/2: the same choice), "aic", or "gap" of singular values.
         focus: fit B, D and x_0 to a "simulation" or to one-step "prediction"; None for the first,
-            but the second if A is unstable or the weighting is one for feedback.
+            but the second if A is unstable or the weighting is one for feedback. "states" takes B
+            and D from the regression of next states and outputs on states and inputs, for which the
+            weighting must have dynamics="states": the choice for plants that drift, since errors
+            that last are not summed up.
         direct: whether y_t may depend on u_t; False holds D at 0, which feedback that answers
             within the sample needs, since u_t then depends on e_t.
         stability: a radius, such as 0.999, beyond which poles λ are moved to
@@ -278,4 +281,9 @@ def _options(
         raise ValueError(f"order is {order!r}; a whole number of at least 1 is needed")
     if not isinstance(weighting, Weighting):
         raise TypeError(f"weighting is {weighting!r}; a Weighting such as CVA or MOESP is needed")
+    if focus == "states" and weighting.dynamics != "states":
+        raise ValueError(
+            f'focus "states" takes B and D from the regression that A comes from too; '
+            f'{weighting.name} has dynamics="{weighting.dynamics}", and not "states"'
+        )
     return weighting

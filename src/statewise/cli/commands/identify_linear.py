@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 SUMMARY = """\
 Identify a linear state-space model, in seconds.
 
-The order is chosen by singular values or an information criterion.
+Method and order are chosen by simulating samples that were held out, unless given.
 """
 OWN = ("model", "identification.json", "identification.png", "run.json")
 WASHOUT = 64
-Method = Literal["cva", "n4sid", "moesp", "ssarx", "refine", "arx", "armax", "oe", "bj"]
+Method = Literal["auto", "cva", "n4sid", "moesp", "ssarx", "refine", "arx", "armax", "oe", "bj"]
 _METHODS = (
-    "Subspace methods (cva, n4sid, moesp, ssarx), refine (prediction error from a subspace model "
-    "on), or polynomials of one output: arx, armax, output error, Box-Jenkins."
+    "auto: the subspace method that best simulates samples held out, refined where that helps. Or "
+    "one of those (cva, n4sid, moesp, ssarx), refine (prediction error from a subspace model on), "
+    "or polynomials of one output: arx, armax, output error, Box-Jenkins."
 )
 _RADIUS = "Keep poles within this radius, such as 0.999; without it they are as estimated."
 
@@ -58,9 +59,11 @@ class LinearOptions:
     """Folder for the model, its numbers and a figure."""
     order: Annotated[str, arg(metavar="auto|N")] = "auto"
     """Number of states; of polynomials, their degree."""
-    method: Annotated[Method, arg(help=_METHODS)] = "cva"
-    criterion: Literal["bic", "aic", "mdl", "gap"] = "bic"
-    """What chooses the order; gap is that of singular values."""
+    method: Annotated[Method, arg(help=_METHODS)] = "auto"
+    criterion: Annotated[
+        Literal["bic", "aic", "mdl", "gap"] | None, arg(help_behavior_hint="(default: bic)")
+    ] = None
+    """What chooses the order, not with auto; gap is that of singular values."""
     largest_order: Annotated[int, arg(metavar="N")] = 10
     """Last order to try."""
     delay: Annotated[int, arg(metavar="N")] = 0
@@ -126,6 +129,7 @@ def identified(
     """
     from statewise.cli.results import with_context
     from statewise.estimators import LinearSystem
+    from statewise.estimators.observed import fit_quietly
 
     model = LinearSystem(
         order,
@@ -138,6 +142,7 @@ def identified(
     say(f"identifying on {task.train.n_samples} samples by {options.method}")
     try:
         model.fit(task.train)
+        model.noise_ = fit_quietly(model, task.train, task.valid)
     except ValueError as error:
         said = str(error).replace("largest_order", "--largest-order").replace("radius", "--radius")
         raise UsageError(said) from error
@@ -166,7 +171,7 @@ def numbers(model: LinearSystem, data: str) -> dict[str, Any]:
             "order": model.order_,
             "states": len(model.poles_),
             "how": model.how_,
-            "criterion": model.criterion,
+            "criterion": model.criterion_,
             "order_scores": [list(pair) for pair in model.order_scores_.items()],
             "singular_values": model.singular_values_,
             "stable": model.stable_,
