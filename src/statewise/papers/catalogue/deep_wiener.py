@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from statewise.papers.harness.river_claims import CLAIMS
 from statewise.papers.registry import Claim, Measured, Paper, Setting, at_least, at_most
 
 if TYPE_CHECKING:
@@ -256,6 +257,9 @@ PAPER = Paper(
         "nn.S5",
         "models.DeepWiener",
         "compress.reduce",
+        "estimators.Bands",
+        "estimators.ErrorObserver",
+        "estimators.StateObserver",
     ),
     claims=(
         Claim(
@@ -350,5 +354,6 @@ PAPER = Paper(
             must=at_most(1 + 1e-6),
             minutes=8,
         ),
+        *CLAIMS,
     ),
 )

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 from statewise.papers.registry import Claim, Measured, Paper, Setting, at_least, at_most
 
 NAMES = ("one-hot", "Gaussian", "free")
+ORACLE = "one-hot, types known"
 SEEDS = (10, 11, 12)
 
 
 @functools.cache
 def _fits(train: int, seed: int) -> dict[str, dict[str, float]]:
     """What each kind of coupling recovers; each has two starts and 140 turns from either."""
+    import torch
+
     from statewise.inference import (
         FreeCouplings,
         GaussianCouplings,
         OneHotCouplings,
         fit_switching_glm,
     )
+    from statewise.papers.harness.planted_types import planted_types
     from statewise.papers.harness.spikes import planted_spikes, recovery
 
     data = planted_spikes(train, seed)
@@ -36,11 +41,15 @@ def _fits(train: int, seed: int) -> dict[str, dict[str, float]]:
         key=lambda one: one.objective,
     )
     fits = zip(NAMES, (typed, pooled, free), strict=True)
-    return {name: recovery(fit, data) for name, fit in fits}
+    found = {name: recovery(fit, data) for name, fit in fits}
+    known = planted_types(data)
+    start = dataclasses.replace(pooled, weight=torch.as_tensor(data.weight))
+    oracle = fit_switching_glm(x, 3, known, turns=60, start=start, seed=seed)
+    return found | {ORACLE: recovery(oracle, data)}
 
 
 def _means(setting: Setting, quantity: str) -> dict[str, float]:
-    found: dict[str, float] = dict.fromkeys(NAMES, 0.0)
+    found: dict[str, float] = dict.fromkeys((*NAMES, ORACLE), 0.0)
     for seed in SEEDS:
         setting.say(f"network {seed}")
         for name, values in _fits(1000, seed).items():
@@ -66,14 +75,20 @@ def _order(setting: Setting) -> Measured:
         min(gaps),
         found,
         seeds=len(SEEDS),
-        remark="Mean over 1000 later bins; the prior on types does not shrink the strengths.",
+        remark=(
+            "Mean over 1000 later bins. Were the types known, one-hot couplings would lead; but "
+            "1000 bins leave a fifth of them wrong, and no prior holds the strengths as the "
+            "Gaussian one does. From 5000 bins the order holds: see planted-states."
+        ),
     )
 
 
 def _states(setting: Setting) -> Measured:
-    found = {name: values["states"] for name, values in _fits(5000, SEEDS[0]).items()}
+    fits = _fits(5000, SEEDS[0])
+    found = {name: values["states"] for name, values in fits.items()}
     others = {name: found[name] for name in NAMES[1:]}
-    return Measured(found["one-hot"], others, seeds=1)
+    held = {f"{name}, held out": fits[name]["held out"] for name in NAMES}
+    return Measured(found["one-hot"], others | held, seeds=1)
 
 
 PAPER = Paper(
