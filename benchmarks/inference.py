@@ -4,8 +4,8 @@ Run ``python benchmarks/inference.py`` (one thread; ``--threads N`` for more). F
 least milliseconds of ``--repeats`` runs for one series, or per series of a batch; and the largest
 error of the last means and of the log-likelihood, relative to a plain float64 loop in NumPy. A
 number whose error is above the gate is marked. Peers are measured where they are installed: the
-filter of statsmodels without its shortcut at convergence, filterpy and pykalman. ``--json FILE``
-also writes the rows.
+filter of statsmodels without and with its shortcut at convergence, filterpy, pykalman, dynamax and
+cuthbert, whose compilation is shown apart. ``--json FILE`` also writes the rows.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import tyro
 
+from inference_jax import Tools, of_cuthbert, of_dynamax
 from statewise import inference
 from statewise.ops import warm
 
@@ -38,6 +39,8 @@ class Options:
     repeats: int = 20
     steps: int = 1000
     batch: int = 1000
+    long: int = 100_000
+    """Steps of a longer series of the smallest model; 0 for none."""
     rivals: bool = True
     """Also measure peers."""
     json: Path | None = None
@@ -187,6 +190,9 @@ def of_statsmodels(problem: Problem, options: Options) -> Iterator[tuple[str, fl
     yield "filter", least_ms(model.filter, options.repeats), error
     error = off(model.smooth().smoothed_state[:, 0], problem.smoothed)
     yield "filter and smoother", least_ms(model.smooth, options.repeats), error
+    model.tolerance = 1e-19
+    error = off(model.filter().filtered_state[:, -1], problem.mean)
+    yield "filter, until it converges", least_ms(model.filter, options.repeats), error
 
 
 def of_filterpy(problem: Problem, options: Options) -> Iterator[tuple[str, float, float]]:
@@ -227,7 +233,17 @@ WAYS = {
     "statsmodels": of_statsmodels,
     "filterpy": of_filterpy,
     "pykalman": of_pykalman,
+    "dynamax": lambda problem, options: of_dynamax(problem, options, Tools(off, least_ms)),
+    "cuthbert": lambda problem, options: of_cuthbert(problem, options, Tools(off, least_ms)),
 }
+SLOW = ("filterpy", "pykalman")
+"""Too slow for the longer series."""
+
+
+def ways(options: Options) -> list[tuple[str, Callable[[Problem, Options], Any]]]:
+    """This package and, where they are wanted, the peers that are installed."""
+    here = lambda who: options.rivals and importlib.util.find_spec(who) is not None  # noqa: E731
+    return [(who, way) for who, way in WAYS.items() if who == "statewise" or here(who)]
 
 
 def main(options: Options) -> None:
@@ -237,15 +253,24 @@ def main(options: Options) -> None:
     rows = []
     print(f"T = {options.steps}, {options.threads} thread(s); the gate is {GATE:g}\n")
     print("| task | n / p | who | ms | error |\n|---|---|---|---|---|")
-    for n, p in SHAPES:
-        problem = make(n, p, options.steps)
-        for who, way in WAYS.items():
-            if who != "statewise" and not (options.rivals and importlib.util.find_spec(who)):
-                continue
-            for task, milliseconds, error in way(problem, options):
-                rows.append(Row(task, n, p, who, milliseconds, error))
-                mark = "" if error <= GATE else " (above the gate)"
-                print(f"| {task} | {n} / {p} | {who} | {milliseconds:.3f} | {error:.0e}{mark} |")
+
+    def add(task: str, shape: tuple[int, int], who: str, milliseconds: float, error: float) -> None:
+        rows.append(Row(task, *shape, who, milliseconds, error))
+        mark = "" if error <= GATE else " (above the gate)"
+        sizes = f"{shape[0]} / {shape[1]}"
+        print(f"| {task} | {sizes} | {who} | {milliseconds:.3f} | {error:.0e}{mark} |", flush=True)
+
+    for shape in SHAPES:
+        problem = make(*shape, options.steps)
+        for who, way in ways(options):
+            for found in way(problem, options):
+                add(found[0], shape, who, *found[1:])
+    if options.long:
+        problem = make(*SHAPES[0], options.long)
+        for who, way in ways(options):
+            if who not in SLOW:
+                name, *found = next(iter(way(problem, dataclasses.replace(options, batch=1))))
+                add(f"{name}, {options.long} steps", SHAPES[0], who, *found)
     if options.json is not None:
         text = json.dumps([dataclasses.asdict(row) for row in rows], indent=1)
         options.json.write_text(text, encoding="utf-8")
