@@ -109,7 +109,8 @@ def _write_pages(app: Sphinx) -> None:
     write_pages(source / "papers")
     measured = source.parent / "benchmarks" / "results" / "lengths-cpu.json"
     draw_lengths(measured, source / "measured" / "lengths-cpu.svg")
-    draw_page(source / "guides" / "what-did-my-model-learn.md", source / "measured")
+    for page in ("what-did-my-model-learn.md", "particle-gibbs.md"):
+        draw_page(source / "guides" / page, source / "measured")
 
 
 def setup(app: Sphinx) -> None:

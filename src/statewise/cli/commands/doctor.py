@@ -23,6 +23,7 @@ SUMMARY = "Say what works on this machine, and why not."
 _PACKAGES = ("torch", "numba", "numpy", "scipy", "polars", "safetensors", "matplotlib", "tyro")
 #: Extra → modules that it brings, and what they are for.
 _EXTRAS = {
+    "arviz": ("arviz", "chains of draws for ArviZ"),
     "control": ("control", "exchange of linear systems with python-control"),
     "sklearn": ("sklearn", "pipelines and searches of scikit-learn"),
     "pandas": ("pandas", "pandas frames as data"),
