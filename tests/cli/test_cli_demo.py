@@ -46,6 +46,7 @@ def test_demo_goes_the_whole_way_twice(run: Run, tmp_path: Path) -> None:
     assert again.status == 0, again.err
     assert again.json["environment"]["seed"] == 1
     assert run("demo", "--out", out, "--steps", "4", "--seed", "1", "--resume").status == 0
+    assert run("report", out, "--out", tmp_path / "again").status == 0
 
 
 def test_demo_leaves_other_results_alone(run: Run, tmp_path: Path) -> None:

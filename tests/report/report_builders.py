@@ -15,10 +15,13 @@ from statewise.data.metrics import Score, score
 from statewise.data.task import Task
 from statewise.models import DeepWiener, DeepWienerConfig
 from statewise.report import (
+    BandTrace,
+    Certainty,
     Channel,
     DataSummary,
     LayerSummary,
     ModelSummary,
+    Moments,
     Part,
     PathSummary,
     ReductionCurve,
@@ -26,6 +29,7 @@ from statewise.report import (
     ReportData,
     ResponseComparison,
     ScoreTableRow,
+    Share,
     Trace,
 )
 
@@ -169,6 +173,54 @@ def trace(
     )
 
 
+def certain(outputs: tuple[str, ...] = ("Q",), *, dates: bool = True, share: float = 91.25) -> Any:
+    """How sure a model is: two stretches of each output, shares and tests."""
+    rng = np.random.default_rng(7)
+    bands, shares, moments = [], [], []
+    for name in outputs:
+        for kind, origin in (("worst", 60), ("typical", 20)):
+            about = trace(60, channel=name, dates=dates)
+            mean = about.simulated["deep Wiener"]
+            half = np.linspace(0.3, 0.6, 60)
+            bands.append(
+                BandTrace(
+                    kind=kind,
+                    channel=name,
+                    unit=about.unit,
+                    split="test",
+                    record=about.record,
+                    time=about.time,
+                    time_unit=about.time_unit,
+                    measured=about.measured,
+                    mean=mean,
+                    lower=mean - half,
+                    upper=mean + half,
+                    origin=origin,
+                )
+            )
+        for split, way, horizon in (
+            ("validation", "ahead", 1),
+            ("validation", "ahead", 8),
+            ("validation", "inside", 1),
+            ("validation", "inside", 4),
+            ("test", "ahead", 1),
+            ("test", "ahead", 8),
+        ):
+            shares.append(Share(split, name, way, horizon, 83.75 + horizon, share, 365))
+        moments.append(Moments(name, 180, 0.01, 1.02, 0.125, 2.5, 1e-4))
+    return Certainty(
+        interval=90.0,
+        observer="ErrorNoise",
+        judged_on="validation",
+        split="test",
+        candidates=(("ErrorObserver, held-out errors", 547.5),),
+        shares=shares,
+        bands=bands,
+        whiteness=whiteness(rng.standard_normal((180, len(outputs))), 10, names=list(outputs)),
+        moments=moments,
+    )
+
+
 def report(**changes: Any) -> ReportData:
     """A report with every part of a page, small."""
     rng = np.random.default_rng(5)
@@ -220,6 +272,7 @@ def report(**changes: Any) -> ReportData:
             np.array([61.25, 61.5, 60.5, 12.125]),
             "valid",
         ),
+        "certainty": certain(),
         "memory": 23.0,
         "history": [
             {"step": 10 * k, "loss": 0.5 / k, "valid": 0.6 / k + 0.01 * k, "seconds": 0.7 * k}

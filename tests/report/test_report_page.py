@@ -41,8 +41,8 @@ def test_nothing_is_fetched_and_nothing_runs(html: str, page: Page) -> None:
 
 def test_sections_and_their_figures_come_in_order(page: Page) -> None:
     sections = [attrs["id"] for tag, attrs in page.tags if tag == "section"]
-    expected = ["model", "data", "errors", "simulation", "residuals", "learned", "behaviour"]
-    assert sections == [*expected, "blocks", "states", "training", "reproduce"]
+    expected = ["model", "data", "errors", "simulation", "residuals", "certainty", "learned"]
+    assert sections == [*expected, "behaviour", "blocks", "states", "training", "reproduce"]
     figures = [str(attrs["id"]) for tag, attrs in page.tags if tag == "figure"]
     assert figures == [
         f"figure-{name}"
@@ -51,6 +51,8 @@ def test_sections_and_their_figures_come_in_order(page: Page) -> None:
             "valid-0",
             "input-correlation",
             "whiteness",
+            "bands-0",
+            "innovations",
             "steady",
             "path-response",
             "response-comparison",

@@ -14,6 +14,7 @@ from statewise.cli.console import UsageError
 
 if TYPE_CHECKING:
     from statewise.data import Experiments, Record
+    from statewise.estimators.bands import Bands
 
 FORMATS = (".csv", ".parquet", ".npz")
 
@@ -54,12 +55,50 @@ def signal_columns(
     Returns:
         Columns by name with their unit in brackets; a record column where there are several.
     """
-    records = [(part, index, one) for part, exps in parts.items() for index, one in enumerate(exps)]
+    columns = _measured_columns(parts, names, units)
     outputs = [one for part in parts for one in computed[part]]
+    headers = _headers([f"{name} {word}" for name in names], units)
+    columns |= dict(zip(headers, np.concatenate(outputs).T, strict=True))
+    return columns
+
+
+def band_columns(
+    parts: Mapping[str, Experiments],
+    bands: Mapping[str, Sequence[Bands]],
+    *,
+    names: Sequence[str],
+    units: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """The columns of bands: record, time, measured outputs, then mean, lower, upper of each.
+
+    Args:
+        parts: records by the name of their part.
+        bands: of every record.
+        names: names of the outputs.
+        units: their units.
+
+    Returns:
+        Columns by name with their unit in brackets; a record column where there are several.
+    """
+    columns = _measured_columns(parts, names, units)
+    words = ("mean", "lower", "upper")
+    found = [one for part in parts for one in bands[part]]
+    ends = [np.concatenate([getattr(one, word) for one in found]) for word in words]
+    for index, (name, unit) in enumerate(zip(names, units, strict=True)):
+        headers = _headers([f"{name} {word}" for word in words], [unit] * len(words))
+        columns |= {h: values[:, index] for h, values in zip(headers, ends, strict=True)}
+    return columns
+
+
+def _measured_columns(
+    parts: Mapping[str, Experiments], names: Sequence[str], units: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Names of the records where there are several, time, and outputs that are measured."""
+    records = [(part, index, one) for part, exps in parts.items() for index, one in enumerate(exps)]
     columns: dict[str, np.ndarray] = {}
     if len(records) > 1:
         labels = [
-            np.full(len(record), _label(part, index, record, len(parts)), dtype=object)
+            np.full(len(record), record_label(part, index, record, len(parts)), dtype=object)
             for part, index, record in records
         ]
         columns["record"] = np.concatenate(labels)
@@ -68,8 +107,6 @@ def signal_columns(
     if measured.shape[1]:
         found = zip(_headers(names, units), measured.T, strict=True)
         columns |= {header: values for header, values in found if np.isfinite(values).any()}
-    headers = _headers([f"{name} {word}" for name in names], units)
-    columns |= dict(zip(headers, np.concatenate(outputs).T, strict=True))
     return columns
 
 
@@ -138,7 +175,8 @@ def _whole_days(values: np.ndarray) -> bool:
     return bool((values.astype("datetime64[D]") == values).all())
 
 
-def _label(part: str, index: int, record: Record, n_parts: int) -> str:
+def record_label(part: str, index: int, record: Record, n_parts: int) -> str:
+    """What a record is called beside others."""
     own = record.name or str(index + 1)
     return own if n_parts == 1 or own == part else f"{part} {own}"
 

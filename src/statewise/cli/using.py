@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from statewise.cli.source import Columns, Records, Split
+from statewise.cli.source import BUNDLED, Columns, Records, Split
 
 if TYPE_CHECKING:
     from statewise.data import Experiments, Task
@@ -123,11 +123,13 @@ def task_of(
         raise UsageError(f"{path} does not say which data it was made of; give DATA as well")
     if data is None and kept.get("file") and not Path(name).is_file():
         raise DataError(f"the data of the fit, {name}, are gone; give DATA as well")
+    # The bundled record brings its own columns and split; a recipe's must not stand against them.
+    asked = {} if name == BUNDLED and not Path(name).is_file() else kept
     parts = []
     for part in (columns, split):
         given = dataclasses.asdict(part)
         fallen_back = {
-            key: value if value is not None else _tuple(kept.get(key))
+            key: value if value is not None else _tuple(asked.get(key))
             for key, value in given.items()
         }
         parts.append(type(part)(**fallen_back))
@@ -168,19 +170,28 @@ def deliver(
     word: str,
 ) -> None:
     """Write computed outputs to the file, as CSV to standard output, or as JSON."""
-    from statewise.cli.console import print_json, say
-    from statewise.cli.signals import check_path, print_columns, signal_columns, write_columns
+    from statewise.cli.signals import signal_columns
 
-    path = check_path(options.out)
     columns = signal_columns(
         parts, computed, word=word, names=model.output_names_, units=model.output_units_
     )
-    samples = sum(part.n_samples for part in parts.values())
+    hand_over(options, command, columns, {})
+
+
+def hand_over(
+    options: OutputOptions, command: str, columns: dict[str, Any], more: dict[str, Any]
+) -> None:
+    """Write columns to the file, as CSV to standard output, or as JSON with ``more`` in it."""
+    from statewise.cli.console import print_json, say
+    from statewise.cli.signals import check_path, print_columns, write_columns
+
+    path = check_path(options.out)
+    samples = len(next(iter(columns.values())))
     if path is not None:
         write_columns(columns, path)
     if options.json:
         found: dict[str, Any] = {"command": command, "model": options.model, "data": options.data}
-        found |= {"samples": samples, "columns": list(columns)}
+        found |= {"samples": samples, "columns": list(columns), **more}
         found |= {"out": path} if path is not None else {"values": columns}
         print_json(found)
     elif path is not None:

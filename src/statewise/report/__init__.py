@@ -1,5 +1,6 @@
 """The report of an identification: one HTML file that needs no network, and its JSON twin."""
 
+from statewise.report.certainty import BandTrace, Certainty, Moments, Share
 from statewise.report.collect import collect
 from statewise.report.comparison import response_comparison
 from statewise.report.content import (
@@ -24,10 +25,13 @@ from statewise.report.shrinking import reduction_curve
 from statewise.report.twin import to_json
 
 __all__ = [
+    "BandTrace",
+    "Certainty",
     "Channel",
     "DataSummary",
     "LayerSummary",
     "ModelSummary",
+    "Moments",
     "Part",
     "PathSummary",
     "ReductionCurve",
@@ -35,6 +39,7 @@ __all__ = [
     "ReportData",
     "ResponseComparison",
     "ScoreTableRow",
+    "Share",
     "Trace",
     "collect",
     "findings",

@@ -22,6 +22,7 @@ from statewise.models import DeepWiener
 from statewise.nn import WienerBlock
 from statewise.ops import status
 from statewise.ops.dispatch import choice
+from statewise.report.certainty import certainty
 from statewise.report.comparison import response_comparison
 from statewise.report.content import (
     Channel,
@@ -127,6 +128,13 @@ def collect(
     config["model"] = to_dict(identifier.model_.config)
     normaliser, transform = identifier.normaliser_, getattr(identifier, "transform", None)
 
+    traces = [
+        trace
+        for split, part in parts.items()
+        for index, record in enumerate(part)
+        for trace in _traces(split, part, index, record, simulated[split])
+    ]
+
     def to_physical(z: Array) -> Array:
         y = normaliser.inverse_y(z)
         return y if transform is None else transform.inverse(y)
@@ -157,13 +165,9 @@ def collect(
             config=config,
         ),
         scores=scores,
-        traces=[
-            trace
-            for split, part in parts.items()
-            for index, record in enumerate(part)
-            for trace in _traces(split, part, index, record, simulated[split])
-        ],
+        traces=traces,
         residuals=_residuals(task.test[main], simulated[main][name]),
+        certainty=certainty(identifier, main, task.test[main], traces, name),
         **_dynamics(identifier, task, inputs, outputs, dt, unit, to_physical),
         history=list(identifier.history_),
         environment=_environment(identifier),

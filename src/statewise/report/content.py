@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from statewise.report.certainty import Certainty
 
 Array = npt.NDArray[np.float64]
 
@@ -372,6 +375,7 @@ class ReportData:
         path: the whole model between its inputs and outputs, or None.
         comparison: frequency responses of data and model, or None.
         reduction: fit of smaller copies of the model, or None.
+        certainty: how sure the model is of its outputs, or None.
         memory: time that holds 99 % of the energy of the response to a pulse, linearised at the
             mean input, in the time unit of ``layers``; None when unknown.
         history: rows of the training log with the keys step, loss, valid, lr, seconds.
@@ -392,6 +396,7 @@ class ReportData:
     path: PathSummary | None = None
     comparison: ResponseComparison | None = None
     reduction: ReductionCurve | None = None
+    certainty: Certainty | None = None
     memory: float | None = None
     history: Sequence[Mapping[str, Any]] = ()
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)

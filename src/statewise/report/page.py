@@ -15,6 +15,7 @@ from statewise.report.content import ReportData
 from statewise.report.headline import headline, main_rows
 from statewise.report.markup import Html, el, join
 from statewise.report.sections import (
+    certainty_section,
     data_section,
     layers_section,
     learned_section,
@@ -36,6 +37,7 @@ _NAVIGATION = {
     "errors": "Errors",
     "simulation": "Simulation",
     "residuals": "Residuals",
+    "certainty": "Certainty",
     "learned": "Findings",
     "behaviour": "Behaviour",
     "blocks": "Blocks",
@@ -63,6 +65,7 @@ def render_html(data: ReportData) -> str:
         "errors": score_section(data),
         "simulation": simulation_section(data),
         "residuals": residual_section(data),
+        "certainty": certainty_section(data),
         "learned": learned_section(data),
         "behaviour": path_section(data),
         "blocks": layers_section(data),

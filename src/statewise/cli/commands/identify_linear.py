@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SUMMARY = """\
 Identify a linear state-space model, in seconds.
 
-Method and order are chosen by simulating samples that were held out, unless given.
+Method and order, unless given, are those that best simulate held-out samples.
 """
 OWN = ("model", "identification.json", "identification.png", "run.json")
 WASHOUT = 64

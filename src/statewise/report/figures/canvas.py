@@ -35,6 +35,7 @@ PALETTE = {
     "fifth": "#e69f00",
     "sixth": "#56b4e9",
     "band": "#e8f0f6",
+    "range": "#bfdcf3",
     "worst": "#fbe4d5",
 }
 SERIES = ("model", "second", "third", "fourth", "fifth", "sixth")

@@ -1,5 +1,6 @@
 """The sections of the page; each function gives markup, or None when there is nothing to say."""
 
+from statewise.report.sections.certainty import certainty_section
 from statewise.report.sections.dynamics import layers_section, path_section
 from statewise.report.sections.identified import data_section, model_section
 from statewise.report.sections.learned import learned_section, states_section
@@ -10,6 +11,7 @@ from statewise.report.sections.simulation import simulation_section
 from statewise.report.sections.training import training_section
 
 __all__ = [
+    "certainty_section",
     "data_section",
     "layers_section",
     "learned_section",

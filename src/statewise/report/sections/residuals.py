@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from statewise.report.content import ReportData
@@ -48,20 +49,25 @@ def _one(key: str, tests: list[Any], heading: str, titles: list[str]) -> list[Ht
         caption += f" {left} more are in the JSON twin of this page."
     return [
         el("h3", heading),
-        _verdicts(tests),
+        verdicts(
+            [verdict(test.passed, test.sentence) for test in tests],
+            sum(test.passed is True for test in tests),
+            len(tests),
+        ),
         correlations(key, tests, titles, caption),
     ]
 
 
-def _verdicts(tests: list[Any]) -> Html:
-    """The sentences; folded away when there are many."""
-    sentences = el("ul", *(_verdict(test) for test in tests), cls="verdicts")
-    if len(tests) <= MAX_PANELS:
+def verdicts(items: Sequence[Html], passed: int, total: int) -> Html:
+    """A list of verdicts; folded away when there are many."""
+    sentences = el("ul", *items, cls="verdicts")
+    if len(items) <= MAX_PANELS:
         return sentences
-    passed = sum(test.passed is True for test in tests)
-    return el("details", el("summary", f"{passed} of {len(tests)} tests passed"), sentences)
+    return el("details", el("summary", f"{passed} of {total} tests passed"), sentences)
 
 
-def _verdict(test: Any) -> Html:
-    cls, word = _VERDICTS[None if test.passed is None else bool(test.passed)]
-    return el("li", join([el("span", word, cls=f"badge {cls}"), el("span", test.sentence)]))
+def verdict(passed: bool | None, sentence: str, word: str = "") -> Html:
+    """A sentence behind a badge, which may have a word of its own."""
+    cls, usual = _VERDICTS[None if passed is None else bool(passed)]
+    word = word or usual
+    return el("li", join([el("span", word, cls=f"badge {cls}"), el("span", sentence)]))
