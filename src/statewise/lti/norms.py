@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -167,7 +167,7 @@ def _crossings(
         ),
         -2,
     ).cpu()
-    at = eigenvalues(flow).numpy()
+    at: Any = eigenvalues(flow).numpy()
     tight = 10 * EPS * float(torch.linalg.matrix_norm(flow))
     frequencies, distance = at.imag, np.abs(at.real)
     if one_sided:
