@@ -97,7 +97,8 @@ def needs_one(system: Any, name: str) -> None:
 
 def eigenvalues(A: Tensor) -> Tensor:
     """Eigenvalues (..., n) of square matrices (..., n, n)."""
-    # By rows: on a GPU, torch 2.11 spoils matrices stored by columns, such as A*, that it solves.
+    # By rows: with torch 2.11 on a GPU, results behind the eigenvalues of A*, which is stored by
+    # columns, were wrong, and nothing else in their way was.
     return torch.linalg.eigvals(A.contiguous())
 
 
