@@ -58,8 +58,8 @@ def configuration(dtype: torch.dtype, width: int, states: int, packed: bool) -> 
     blocks, so that small tests cross their edges.
 
     Hopper's warp-group products read their second operand through a descriptor in registers. For
-    operands of 16 columns the assembler of CUDA 12.8 (Triton 3.6) adds a wrong register to the
-    descriptor, and the product reads other numbers or none: they get 32 columns.
+    some operands of 16 or 32 columns the assembler of CUDA 12.8 (Triton 3.6) adds the lower half of
+    the descriptor to its upper half, and the product reads other numbers or none. All have 64.
     """
     lanes = next_power_of_2(max(states, 16))
     tile = min(next_power_of_2(max(width, 16)), 64)
@@ -68,7 +68,7 @@ def configuration(dtype: torch.dtype, width: int, states: int, packed: bool) -> 
     if dtype == torch.bfloat16:
         warps, stages = (4, 1 if packed else 2) if lanes <= 128 else (8, 1)
         return Config(
-            *(64, max(tile, 32), max(lanes, 32), PROGRAMS, 256),
+            *(64, 64, max(lanes, 64), PROGRAMS, 256),
             scan=Launch(warps, 2),
             walk=Launch(warps, 2),
             gradients=Launch(warps, stages),
