@@ -7,7 +7,7 @@ import pytest
 
 from statewise.ops import simd_math
 from statewise.ops.jit import kernel
-from statewise.ops.simd import WIDER, load, store, width
+from statewise.ops.simd import WIDER, any_less, load, root, store, width, zero
 
 exp2, exp, sigmoid, softplus = (
     simd_math.exp2, simd_math.exp, simd_math.sigmoid, simd_math.softplus
@@ -112,3 +112,27 @@ def test_the_largest_numbers_do_not_overflow_early(dtype):
     found = _all(x)["exp2"]
     assert np.isfinite(found).all()
     assert _ulps(found, np.exp2(x.astype(np.longdouble))) <= 1
+
+
+@kernel
+def _roots(x, y, wide):
+    below = 0
+    for o in range(0, x.size, width(x, wide)):
+        v = load(x, o, wide)
+        store(y, o, root(v))
+        if any_less(v, zero(x, wide)):
+            below += 1
+    return below
+
+
+@pytest.mark.parametrize("wide", [True, WIDER, None])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_square_roots_and_what_is_below_zero(dtype, wide):
+    x = np.linspace(0, 9, 64).astype(dtype)
+    y = np.empty_like(x)
+    assert _roots(x, y, wide) == 0
+    assert (y == np.sqrt(x)).all()
+    x[[17, 18, 60]] = -1, np.nan, -np.inf
+    size = {True: 32, WIDER: 64, None: x.itemsize}[wide] // x.itemsize
+    assert _roots(x, y, wide) == len({17 // size, 60 // size})
+    assert np.isnan(y[[17, 18, 60]]).all()

@@ -301,6 +301,23 @@ def div(typingctx, x, y):
 
 
 @_operation
+def root(typingctx, x):
+    """The square root of a real pack."""
+
+    def codegen(context, builder, signature, args):
+        vector = args[0].type
+        suffix = "f32" if isinstance(vector.element, ir.FloatType) else "f64"
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(vector, [vector]),
+            f"llvm.sqrt.v{vector.count}{suffix}",
+        )
+        return builder.call(function, args)
+
+    return x(x), codegen
+
+
+@_operation
 def pick(typingctx, condition, x, y):
     """``x`` if ``condition``, a bool, holds, else ``y``."""
 
@@ -318,6 +335,18 @@ def less(typingctx, p, q, x, y):
         return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
 
     return x(p, q, x, y), codegen
+
+
+@_operation
+def any_less(typingctx, x, y):
+    """Whether x < y in any element of two real packs."""
+
+    def codegen(context, builder, signature, args):
+        below = builder.fcmp_ordered("<", args[0], args[1])
+        bits = builder.bitcast(below, ir.IntType(below.type.count))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
+
+    return types.boolean(x, y), codegen
 
 
 @_operation
@@ -356,6 +385,21 @@ def totals(typingctx, array, offset, wide):
         return packs[0]
 
     return pack(array, types.intp, wide), codegen
+
+
+@_operation
+def total(typingctx, x):
+    """The sum of the elements of a real pack: halves are added until one is left."""
+
+    def codegen(context, builder, signature, args):
+        value, count = args[0], x.count
+        while count > 1:
+            count //= 2
+            low = _shuffle(builder, value, range(count))
+            value = builder.fadd(low, _shuffle(builder, value, range(count, 2 * count)))
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    return x.dtype(x), codegen
 
 
 @_operation
