@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -109,6 +110,13 @@ def test_shares_are_shown_beside_those_held_out(
     (row,) = run(*words, "--json").json["rows"]
     assert f"{100 * row['inside']:.1f}" in table
     assert row["held_out"] == noise.coverage[0].after
+    model = SystemIdentifier.load(deep / "model")
+    model.noise_ = dataclasses.replace(noise, judged_on="validation and left-out training")
+    model.save(tmp_path / "crossed")
+    told = run("filter", tmp_path / "crossed", noisy_csv, "--out", tmp_path / "c.csv").out
+    told = " ".join(told.split())
+    assert "on validation and left-out training data, each half judged by" in told
+    assert "for want of" not in told
 
 
 def test_smooth_fills_gaps(run: Run, tmp_path: Path, deep: Path) -> None:

@@ -24,8 +24,6 @@ from statewise.estimators import (
     SystemIdentifier,
 )
 from statewise.estimators._base import NotFittedError
-from statewise.estimators.calibration import INTERVALS, Scores, features
-from statewise.estimators.noise_model import gap_distance, since_measured
 from statewise.estimators.transform import SignedPower
 
 
@@ -321,71 +319,6 @@ def test_fit_without_enough_outputs_leaves_no_noise() -> None:
     assert model.noise_ is None
     with pytest.raises(NotFittedError, match="has no noise levels"):
         model.filter(u, y)
-
-
-# ---- calibration ----
-
-
-def _scores(error: np.ndarray, free: np.ndarray, horizon: int = 1) -> Scores:
-    scores = Scores(np.ones(free.shape[1]))
-    rows = features(free, scores.change)
-    fold = (np.arange(len(error)) >= len(error) // 2).astype(np.intp)[:, None]
-    fold = np.broadcast_to(fold, error.shape)
-    scores.add(horizon, error, np.ones_like(error), rows, fold)
-    return scores
-
-
-def test_conformal_widths_hold_heavy_tailed_scores() -> None:
-    rng = np.random.default_rng(0)
-    error, free = rng.standard_t(2.5, (4000, 1)), np.zeros((4000, 1))
-    table = _scores(error[:800], free[:800]).calibrate()
-    one = np.ones((3200, 1))
-    for interval in (0.5, 0.75, 0.9, 0.95):
-        rows = features(free[800:], np.ones(1))
-        half = table.width_at(interval, one) * table.scale_at(rows, one)
-        share = np.mean(np.abs(error[800:]) <= half)
-        assert abs(share - interval) < 3 * (interval * (1 - interval) / 800) ** 0.5
-
-
-def test_widths_have_the_correction_for_finite_samples() -> None:
-    error = np.arange(1.0, 51.0)[:, None]
-    table = _scores(error, np.zeros((50, 1))).calibrate()
-    scale = np.exp(table.scale[0][0][0])
-    # 0.9 of 50 + 1 scores: the 46th.
-    np.testing.assert_allclose(table.widths[0][0][INTERVALS.index(0.9)] * scale, 46.0)
-    np.testing.assert_allclose(table.width_at(0.9, np.ones((1, 1)))[0, 0] * scale, 46.0)
-
-
-def test_scale_is_found_where_errors_grow_and_left_out_where_not() -> None:
-    rng = np.random.default_rng(1)
-    free = rng.standard_normal((3000, 2))
-    error = rng.standard_normal((3000, 2))
-    error[:, 0] *= np.exp(0.5 * np.tanh(free[:, 0]))
-    table = _scores(error, free).calibrate()
-    np.testing.assert_allclose(table.scale[0][0], (0.0, 0.5, 0.0), atol=0.06)
-    assert table.scale[1][0][1:] == (0.0, 0.0)
-
-
-def test_widths_between_horizons_are_interpolated() -> None:
-    scores = _scores(np.full((60, 1), 1.0), np.zeros((60, 1)))
-    two = _scores(np.full((60, 1), 3.0), np.zeros((60, 1)), 4)
-    scores.parts |= two.parts
-    table = scores.calibrate()
-    assert table.horizons == (1, 4)
-    rows = features(np.zeros((1, 1)), np.ones(1))
-    sizes = [
-        (table.scale_at(rows, h) * table.width_at(0.9, h)).item()
-        for h in (np.full((1, 1), x) for x in (0.0, 1.0, 2.0, 4.0, 90.0))
-    ]
-    np.testing.assert_allclose(sizes, [1.0, 1.0, 3**0.5, 3.0, 3.0], rtol=1e-6)
-
-
-def test_distances_from_measurements() -> None:
-    z = np.array([[np.nan, 1.0, np.nan, np.nan, np.nan, 2.0, 3.0]]).T
-    since, near = since_measured(z)[:, 0], gap_distance(z)[:, 0]
-    np.testing.assert_array_equal(since[2:], [1, 2, 3, 4, 1])
-    assert (since[:2] > 60).all()
-    np.testing.assert_array_equal(near[[0, 2, 3, 4]], [1, 1, 2, 1])
 
 
 def _rms(x: np.ndarray) -> float:

@@ -154,6 +154,15 @@ def test_the_twin_holds_bands_and_tests() -> None:
     assert to_json(minimal())["certainty"] is None
 
 
+def test_data_that_other_models_simulated_are_named() -> None:
+    found = dataclasses.replace(certain(), judged_on="validation and left-out training")
+    text = Page(render_html(minimal(certainty=found))).text
+    assert (
+        "found on validation and left-out training data, each part simulated by a model that was "
+        "trained without it." in text
+    )
+
+
 def test_models_without_noise_have_no_section() -> None:
     from report_builders import FakeIdentifier, experiments
 

@@ -145,8 +145,11 @@ def tell_calibration(console: Console, noise: NoiseModel, rows: Sequence[dict[st
 
 
 def _calibrated(noise: NoiseModel) -> str:
-    if noise.judged_on == "validation":
-        return "held out: the share on validation data, each half judged by what the other gave"
+    if noise.judged_on == "validation" or "left-out" in noise.judged_on:
+        return (
+            f"held out: the share on {noise.judged_on} data, each half judged by what the other "
+            "gave"
+        )
     return (
         f"held out: the share on {noise.judged_on} data, for want of enough validation data; new "
         "data may fall outside more often"

@@ -27,12 +27,13 @@ CALM = 0.1
 Row = tuple[float, ...]
 
 
-def features(free: Array, change: Array) -> Array:
-    """What the deviation of an error may depend on: 1, level and change of the free run.
+def features(level: Array, free: Array, change: Array) -> Array:
+    """What the deviation of an error may depend on: 1, the level, and the change of the free run.
 
     Args:
-        free: free run on the scale of the model, (L, n_y); its training values have mean 0 and
-            standard deviation 1.
+        level: outputs that the observer expects, on the scale of the model, (L, n_y); training
+            values have mean 0 and standard deviation 1.
+        free: free run of the model, (L, n_y).
         change: root mean square of its change from sample to sample, (n_y,).
 
     Returns:
@@ -40,13 +41,13 @@ def features(free: Array, change: Array) -> Array:
         log(|change|/rms + 0.1), (L, n_y, 3).
     """
     moved = np.abs(np.diff(free, axis=0, prepend=free[:1]))
-    return features_of(free, moved, change)
+    return features_of(level, moved, change)
 
 
-def features_of(free: Array, moved: Array, change: Array) -> Array:
+def features_of(level: Array, moved: Array, change: Array) -> Array:
     """The same of levels and changes (…, n_y) that are known."""
     log_change = np.log(moved / change + CALM)
-    return np.stack([np.ones_like(free), np.tanh(free), log_change], axis=-1)
+    return np.stack([np.ones_like(level), np.tanh(level), log_change], axis=-1)
 
 
 @register
@@ -56,7 +57,7 @@ class Calibration:
 
     The half width is s_t · σ_t · ŵ: σ_t is what the observer says, log s_t = c · features is fitted
     by maximum likelihood, and ŵ is the split-conformal quantile of |error|/(s_t σ_t) on data that
-    neither was fitted on.
+    the model was not trained on.
 
     Attributes:
         horizons: samples since the last measurement, ascending.
@@ -182,12 +183,14 @@ class Scores:
         Horizons with too few scores are left out; the first is always kept.
         """
         outputs = range(len(self.change))
+        slopes = [np.zeros(2) for _ in outputs]
         rows: dict[int, list[tuple[Row, Row, int]]] = {}
         for horizon in sorted(self.parts):
             found = [self._of(horizon, k, fold) for k in outputs]
             if rows and min(len(e) for e, _ in found) < FEWEST:
                 continue
-            rows[horizon] = [_one(e, f) for e, f in found]
+            rows[horizon] = [_one(*found[k], horizon, slopes[k]) for k in outputs]
+            slopes = [np.asarray(row[0][1:]) for row in rows[horizon]]
         return Calibration(
             horizons=tuple(rows),
             scale=tuple(tuple(row[k][0] for row in rows.values()) for k in outputs),
@@ -232,11 +235,11 @@ class Scores:
         return total
 
 
-def _one(error: Array, features: Array) -> tuple[Row, Row, int]:
+def _one(error: Array, features: Array, horizon: int, slopes: Array) -> tuple[Row, Row, int]:
     """Coefficients of the scale, and conformal widths behind it."""
     if len(error) == 0:
-        return (0.0, 0.0, 0.0), tuple(NORMAL.tolist()), 0
-    c = _fit_scale(error, features)
+        return (0.0, *slopes.tolist()), tuple(NORMAL.tolist()), 0
+    c = _fit_scale(error, features, horizon, slopes)
     score = np.sort(np.abs(error) * np.exp(-features @ c))
     count = len(score)
     # The finite-sample correction; where it asks for more than there is, the largest score serves.
@@ -250,27 +253,31 @@ def normal_width(interval: Any) -> Any:
     return np.sqrt(2) * erfinv(interval)
 
 
-def _fit_scale(error: Array, features: Array) -> Array:
-    """The c with least Σ c·f + e² exp(−2 c·f)/2; constant unless the data prefer more by BIC."""
+def _fit_scale(error: Array, features: Array, horizon: int, slopes: Array) -> Array:
+    """The c with least Σ c·f + e² exp(−2 c·f)/2; the slopes given unless BIC prefers others.
+
+    Errors h samples ahead share all but one of their h disturbances with their neighbours: each
+    counts 1/h. Slopes have a prior of deviation 1 about those given, the ones of the horizon
+    before: it decides where the data have one level only.
+    """
     from scipy.optimize import minimize
 
-    square = error**2 + 1e-12
+    square, weight = error**2 + 1e-12, 1 / horizon
+    kept = np.concatenate([[0.0], slopes])
+    kept[0] = 0.5 * np.log(np.mean(square * np.exp(-2 * features @ kept)))
+    if weight * len(error) < FEWEST:
+        return kept
 
     def loss(c: Array) -> tuple[float, Array]:
         log_s = np.clip(features @ c, -30.0, 30.0)
         part = square * np.exp(-2 * log_s)
-        return float(np.sum(log_s + part / 2)), features.T @ (1 - part)
+        pull = np.concatenate([[0.0], c[1:] - slopes])
+        value = weight * float(np.sum(log_s + part / 2)) + float(np.sum(pull**2)) / 2
+        return value, weight * (features.T @ (1 - part)) + pull
 
-    constant = np.zeros(features.shape[1])
-    constant[0] = 0.5 * np.log(np.mean(square))
-    if len(error) < FEWEST:
-        return constant
-    found = minimize(
-        loss, constant, jac=True, method="L-BFGS-B", bounds=[(-20, 20), (-2, 2), (-2, 2)]
-    )
-    gain = loss(constant)[0] - float(found.fun)
-    extra = features.shape[1] - 1
-    return np.asarray(found.x) if 2 * gain > extra * np.log(len(error)) else constant
+    found = minimize(loss, kept, jac=True, method="L-BFGS-B", bounds=[(-20, 20), (-2, 2), (-2, 2)])
+    gain = loss(kept)[0] - float(found.fun)
+    return np.asarray(found.x) if 2 * gain > len(slopes) * np.log(weight * len(error)) else kept
 
 
 def check_interval(interval: float) -> None:

@@ -18,8 +18,8 @@ Array = npt.NDArray[np.float64]
 
 REPORTED = 0.9
 """Probability of the intervals whose coverage is reported."""
-BLOCK = 32
-"""Length of the gaps that smoothed bands are calibrated on, beside single samples."""
+GAPS = (1, 8, 64)
+"""Mean lengths of the gaps that smoothed bands are calibrated on."""
 
 
 @register
@@ -29,7 +29,7 @@ class Coverage:
 
     Attributes:
         output: index of the output.
-        horizon: samples since the last measurement.
+        horizon: samples since the last measurement, or in a gap :func:`gap_distance`, at least.
         interval: the probability that was asked for.
         before: share inside the intervals of the fitted noise levels alone.
         after: share inside the calibrated ones; each half of every record is judged with what the
@@ -53,11 +53,11 @@ class NoiseModel:
     Attributes:
         levels: noise levels of the observer, an :class:`ErrorNoise` or a :class:`StateNoise`.
         ahead: how wide intervals are that many samples after the last measurement.
-        inside: how wide they are inside a gap, that many samples from the nearest measurement.
+        inside: how wide they are inside a gap, by :func:`gap_distance`.
         coverage: coverage of 90 % intervals ahead, one row per output and horizon.
         coverage_inside: the same inside gaps.
-        judged_on: what data the intervals were calibrated on: "validation", "training" or
-            "validation and training".
+        judged_on: what data the intervals were calibrated on: "validation", "training",
+            "validation and training", "validation and left-out training" or "left-out training".
         candidates: observers that were compared, with Σ log p of those data one step ahead, each
             half judged with what the other half gave; the best one was taken.
     """
@@ -95,7 +95,11 @@ class NoiseModel:
 
 
 def fit_noise(
-    observers: Sequence[Observer], train: Sequence[Signals], valid: Sequence[Signals], model: Any
+    observers: Sequence[Observer],
+    train: Sequence[Signals],
+    valid: Sequence[Signals],
+    model: Any,
+    unseen: Sequence[Signals] = (),
 ) -> NoiseModel:
     """Fit observers, take the one that predicts best, and calibrate its intervals.
 
@@ -108,6 +112,8 @@ def fit_noise(
         train: training records on the scale of the model.
         valid: validation records; training records come in where these are few.
         model: the network.
+        unseen: training records whose free run is that of models which were trained without it,
+            in place of ``train``.
 
     Returns:
         The noise model.
@@ -117,7 +123,11 @@ def fit_noise(
     """
     if not observers:
         raise ValueError("there is no observer to fit; give at least one, such as ErrorObserver()")
-    judged, judged_on = _telling(train, valid)
+    if unseen:
+        judged, judged_on = [*valid, *unseen], "left-out training"
+        judged_on = f"validation and {judged_on}" if valid else judged_on
+    else:
+        judged, judged_on = _telling(train, valid)
     folds = [_fold_of(r) for r in judged]
     if np.isfinite(_joined(judged).z).sum(0).min() < 20:
         raise ValueError(
@@ -127,8 +137,8 @@ def fit_noise(
     change = _change(judged)
     tried: list[tuple[float, Candidate]] = []
     for observer in observers:
-        unseen = judged_on == "validation"
-        for candidate in observer.candidates(judged, folds, train if unseen else (), model):
+        seen = train if judged_on == "validation" else ()
+        for candidate in observer.candidates(judged, folds, seen, model):
             scores = Scores(change)
             for record, fold in zip(judged, folds, strict=True):
                 _add_ahead(scores, record, fold, candidate.halves, (1,), model)
@@ -162,8 +172,14 @@ def noise_from_dict(kept: Any) -> NoiseModel | None:
 
 
 def gap_distance(z: Array) -> Array:
-    """Samples to the nearest measurement of an output, (L, n_y); at least 1."""
-    return np.minimum(since_measured(z), since_measured(z[::-1])[::-1])
+    """Harmonic mean of the samples to the measurements on either side of a sample, (L, n_y).
+
+    2ab/(a + b) ≥ 1: the variance of a random walk between two known ends goes with it. It is the
+    distance to the nearest measurement in the middle of a gap, and twice that beside one end of a
+    long one.
+    """
+    before, behind = since_measured(z), since_measured(z[::-1])[::-1]
+    return 2 * before * behind / (before + behind)
 
 
 def since_measured(z: Array) -> Array:
@@ -213,14 +229,13 @@ def _add_ahead(
 ) -> None:
     """Scores of predictions, each half by the levels that come first in ``pair`` for it."""
     found = [levels.ahead(record, horizons, model) for levels in pair[: 1 + (pair[0] != pair[1])]]
-    rows = features(record.free, scores.change)
     for index, h in enumerate(horizons):
         mean, variance = (
             np.where(fold == 0, found[0][index][k], found[-1][index][k]) for k in (0, 1)
         )
         error = record.z - mean
         error[: record.settled] = np.nan
-        scores.add(h, error, variance, rows, fold)
+        scores.add(h, error, variance, features(mean, record.free, scores.change), fold)
 
 
 def _add_inside(
@@ -231,22 +246,31 @@ def _add_inside(
     seed: int,
     model: Any,
 ) -> None:
-    """Scores of smoothed outputs that were hidden: single samples, and blocks."""
-    length = len(record.z)
-    single = np.random.default_rng(seed).random(length) < 0.5
-    blocks = np.arange(length) // BLOCK % 2
-    rows = features(record.free, scores.change)
-    for hidden in (single, ~single, blocks == 0, blocks == 1):
+    """Scores of smoothed outputs that were hidden in gaps of all lengths, half of the samples."""
+    for hidden in _gappy(len(record.z), seed):
         shown = record._replace(z=np.where(hidden[:, None], np.nan, record.z))
         found = [levels.smooth(shown, model) for levels in pair[: 1 + (pair[0] != pair[1])]]
         mean, variance = (np.where(fold == 0, found[0][k], found[-1][k]) for k in (0, 1))
         error = np.where(hidden[:, None], record.z - mean, np.nan)
         error[: record.settled] = np.nan
+        rows = features(mean, record.free, scores.change)
         distance = gap_distance(shown.z)
         for low, high in zip(HORIZONS, [*HORIZONS[1:], np.inf], strict=True):
             within = (distance >= low) & (distance < high)
             if within.any():
                 scores.add(low, np.where(within, error, np.nan), variance, rows, fold)
+
+
+def _gappy(length: int, seed: int) -> list[npt.NDArray[np.bool_]]:
+    """Which samples are hidden: gaps between measured stretches of random lengths; each once."""
+    rng = np.random.default_rng(seed)
+    single = rng.random(length) < 0.5
+    found = [single, ~single]
+    for mean in GAPS[1:]:
+        ends = np.cumsum(rng.geometric(1 / mean, length))
+        odd = np.searchsorted(ends, np.arange(length), side="right") % 2 == 1
+        found += [odd, ~odd]
+    return found
 
 
 def _coverage(scores: Scores) -> tuple[Coverage, ...]:

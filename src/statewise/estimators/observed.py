@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from statewise.data import Experiments, Record
+from statewise.data import Experiments, Normaliser, Record
 from statewise.estimators._base import BaseIdentifier, NotFittedError, _layout
 from statewise.estimators._inputs import as_experiments, one_record
 from statewise.estimators.bands import Bands
@@ -21,6 +21,7 @@ from statewise.estimators.calibration import (
     features,
     normal_width,
 )
+from statewise.estimators.cross_fit import left_out
 from statewise.estimators.error_noise import ErrorObserver
 from statewise.estimators.noise_model import (
     Coverage,
@@ -49,6 +50,7 @@ class Observed(BaseIdentifier):
 
     noise_: NoiseModel | None
     model_: Layer
+    normaliser_: Normaliser
 
     # ---- what a subclass gives ----
 
@@ -76,6 +78,7 @@ class Observed(BaseIdentifier):
         valid: Experiments | None = None,
         *,
         observers: Sequence[Observer] | None = None,
+        folds: int = 0,
     ) -> Self:
         """Fit noise levels by maximum likelihood and calibrate the intervals.
 
@@ -84,24 +87,43 @@ class Observed(BaseIdentifier):
         ``observers`` the best of all. Intervals are widened or narrowed to what validation data
         show (split conformal, with the correction for finite samples), for every horizon.
 
+        A short validation record may be unlike the data to come. With ``folds`` the training
+        records tell too how large errors on new data are, and when: they are cut into that many
+        blocks, for each a copy of the estimator is identified without it, and its errors there
+        join those of the validation records (cross-conformal). That costs as many trainings. The
+        copies see fewer data than the model, so bands are rather wide than narrow.
+
         Args:
             train: the records that the model was trained on, or None.
             valid: records that it was not trained on; without them errors are judged in sample,
                 and intervals are too narrow for new data.
             observers: what to compare, None for :class:`ErrorObserver` alone, which is quick. A
                 :class:`StateObserver` corrects the state of the network itself.
+            folds: 0, or the number of blocks of the training records that are left out in turn,
+                such as 5 or one a season, with an :class:`ErrorObserver` alone.
 
         Returns:
             The estimator, with ``noise_``.
 
         Raises:
             NotFittedError: before ``fit``.
-            ValueError: records of other channels, or with too few measurements.
+            ValueError: records of other channels, or with too few measurements; folds without
+                training records, or beside an observer of the network's own state.
         """
         self._check_fitted()
         given: list[Observer] = [ErrorObserver()] if observers is None else list(observers)
         seen, unseen = self._all_signals(train), self._all_signals(valid)
-        self.noise_ = fit_noise(given, seen, unseen, self.model_)
+        crossed: list[Signals] = []
+        if folds:
+            if train is None:
+                raise ValueError(f"folds={folds} leaves out training records; given none")
+            if not all(isinstance(observer, ErrorObserver) for observer in given):
+                raise ValueError(
+                    "folds gives errors of the free run, which an ErrorObserver works on; given "
+                    + ", ".join(type(observer).__name__ for observer in given)
+                )
+            crossed = left_out(self, train, valid, folds)
+        self.noise_ = fit_noise(given, seen, unseen, self.model_, crossed)
         return self
 
     def filter(self, u: Any, y: Any = None, *, interval: float = 0.9, adapt: float = 0.0) -> Any:
@@ -207,11 +229,11 @@ class Observed(BaseIdentifier):
         counts = np.zeros((3, len(table.horizons), len(self.output_names_)), dtype=np.int64)
         for record in experiments:
             signals = self._signals(record)
-            rows = features(signals.free, np.asarray(table.change))
             found = noise.levels.ahead(signals, table.horizons, self.model_)
             for index, (mean, variance) in enumerate(found):
                 error = (np.abs(signals.z - mean) / np.sqrt(variance))[record.skip :]
                 at = np.full(signals.z.shape, table.horizons[index])
+                rows = features(mean, signals.free, np.asarray(table.change))
                 half = (table.scale_at(rows, at) * table.width_at(interval, at))[record.skip :]
                 counts[0, index] += np.isfinite(error).sum(0)
                 counts[1, index] += (error <= normal).sum(0)
@@ -296,7 +318,7 @@ class Observed(BaseIdentifier):
         rate: float = 0.0,
     ) -> dict[str, Any]:
         """Fields of :class:`Bands` for a part of a record."""
-        rows = features(signals.free, np.asarray(table.change))
+        rows = features(track.mean, signals.free, np.asarray(table.change))
         sigma = np.sqrt(track.variance) * table.scale_at(rows, horizon)
         score = (signals.z - track.mean) / sigma
         known = np.isfinite(score)

@@ -107,7 +107,7 @@ class OnlineObserver:
         self._free = free
         horizon = self._since = self._since + 1
         self.steps += 1
-        row = features_of(free, moved, self._change)
+        row = features_of(mean, moved, self._change)
         half = np.sqrt(variance) * self._table.scale_at(row, horizon)
         half = half * self._table.width_at(self._interval, horizon) * self._adaptation.factor
         self._now = mean, half

@@ -32,7 +32,8 @@ class Share:
         split: "validation" held out by halves, or whatever was judged, or the name of a test set.
         channel: the output.
         way: "ahead" or "inside" a gap.
-        horizon: samples since the last measurement, or from the nearest one.
+        horizon: samples since the last measurement, or in a gap the harmonic mean of those to
+            the measurements on either side, at least.
         before: percent inside the intervals of the noise levels alone.
         inside: percent inside the calibrated intervals.
         count: measurements.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import statistics
@@ -17,6 +18,8 @@ SPELL = 10
 """Days of a spell that is removed."""
 SHARE = 0.3
 PATTERNS = 10
+FOLDS = 6
+"""Blocks of the training part that are left out in turn: a year each."""
 RATE = 0.05
 """Of the adaptation: each measurement outside its band makes the next ones 4.6 % wider."""
 
@@ -28,9 +31,15 @@ def task() -> Task:
 
 
 @functools.cache
-def observed(seed: int) -> SystemIdentifier:
-    """The river recipe, with the noise that ``fit`` gives it: validation data alone."""
+def fitted(seed: int) -> SystemIdentifier:
+    """The river recipe, with the noise that ``fit`` gives it: one validation year alone."""
     return RECIPES["river"].identifier(seed=seed).fit(task().train, valid=task().valid)
+
+
+@functools.cache
+def observed(seed: int) -> SystemIdentifier:
+    """The same model, with noise from training years that were left out in turn as well."""
+    return copy.copy(fitted(seed)).fit_noise(task().train, task().valid, folds=FOLDS)
 
 
 def test_record() -> Record:
@@ -70,25 +79,28 @@ def one_day_ahead(seed: int) -> tuple[float, float, float]:
     model, record = observed(seed), test_record()
     (free,) = model.simulate_experiments(Experiments((record,)))
     (bands,) = model.filter(Experiments((record,)))
-    inside = bands.coverage(_scored(record))
-    return errors(free), errors(bands.mean), 100 * float(inside[0])
+    return errors(free), errors(bands.mean), coverage(model)
 
 
-def adaptive_coverage(seed: int) -> float:
-    """Coverage in % one day ahead of bands that follow the coverage of the days before."""
+def coverage(model: SystemIdentifier, *, adapt: float = 0.0) -> float:
+    """Coverage in % of the bands of a model one day ahead."""
     record = test_record()
-    (bands,) = observed(seed).filter(Experiments((record,)), adapt=RATE)
+    (bands,) = model.filter(Experiments((record,)), adapt=adapt)
     return 100 * float(bands.coverage(_scored(record))[0])
 
 
 @functools.cache
-def gaps(seed: int, spells: bool) -> tuple[float, float, float]:
+def gaps(model: SystemIdentifier, spells: bool) -> tuple[float, float, float]:
     """Days removed at random or in spells, filled: means over patterns of what is found there.
+
+    Args:
+        model: a model with noise.
+        spells: remove spells of ten days, not single ones.
 
     Returns:
         RMSE of the smoother and of linear interpolation, and the coverage of its bands in %.
     """
-    model, record = observed(seed), test_record()
+    record = test_record()
     rows = []
     for pattern in range(PATTERNS):
         hidden = removed(len(record), spells, pattern)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from statewise.papers.registry import Bound, Claim, Measured, Setting, at_most
 
-WHY = (
-    "How errors grow with the flow is known from one calm year of validation; in the wetter test "
-    "years the bands come out too wide."
+CHOSEN = (
+    "Bands of one validation year had failed here before, at 92.4 %, in gaps 93.5 %. What replaced "
+    "them was chosen on the years before the test alone, by leaving out two of them at a time."
 )
 
 
@@ -34,33 +34,37 @@ def _one_day(setting: Setting) -> Measured:
 def _coverage(setting: Setting) -> Measured:
     import statistics
 
-    from statewise.papers.harness.river import SEEDS, one_day_ahead
+    from statewise.papers.harness.river import SEEDS, coverage, fitted, one_day_ahead
 
     found = {f"seed {seed}": one_day_ahead(seed)[2] for seed in SEEDS}
-    return Measured(statistics.fmean(found.values()), found, seeds=len(SEEDS), remark=WHY)
+    plain = {f"one year alone, seed {seed}": coverage(fitted(seed)) for seed in SEEDS}
+    return Measured(
+        statistics.fmean(found.values()), found | plain, seeds=len(SEEDS), remark=CHOSEN
+    )
 
 
 def _adaptive(setting: Setting) -> Measured:
     import statistics
 
-    from statewise.papers.harness.river import SEEDS, adaptive_coverage
+    from statewise.papers.harness.river import RATE, SEEDS, coverage, fitted, observed
 
-    found = {f"seed {seed}": adaptive_coverage(seed) for seed in SEEDS}
+    found = {f"seed {seed}": coverage(observed(seed), adapt=RATE) for seed in SEEDS}
+    plain = {f"one year alone, seed {seed}": coverage(fitted(seed), adapt=RATE) for seed in SEEDS}
     return Measured(
         statistics.fmean(found.values()),
-        found,
+        found | plain,
         seeds=len(SEEDS),
         remark="The rate, 0.05, was fixed before it ran, but after the fixed bands had failed.",
     )
 
 
 def _gap_error(setting: Setting) -> Measured:
-    from statewise.papers.harness.river import SEEDS, gaps
+    from statewise.papers.harness.river import SEEDS, gaps, observed
 
     details, ratios = {}, []
     for seed in SEEDS:
         for spells, name in ((False, "single days"), (True, "spells")):
-            smoother, line, _ = gaps(seed, spells)
+            smoother, line, _ = gaps(observed(seed), spells)
             ratios.append(smoother / line)
             details |= {
                 f"{name}, seed {seed}, RMSE [m³/s]": smoother,
@@ -72,18 +76,22 @@ def _gap_error(setting: Setting) -> Measured:
 def _gap_coverage(setting: Setting) -> Measured:
     import statistics
 
-    from statewise.papers.harness.river import SEEDS, gaps
+    from statewise.papers.harness.river import SEEDS, fitted, gaps, observed
 
-    found = {
-        f"{name}, seed {seed}": gaps(seed, spells)[2]
-        for seed in SEEDS
-        for spells, name in ((False, "single days"), (True, "spells"))
-    }
+    kinds = ((False, "single days"), (True, "spells"))
+    found, plain = (
+        {
+            f"{first}{name}, seed {seed}": gaps(model(seed), spells)[2]
+            for seed in SEEDS
+            for spells, name in kinds
+        }
+        for first, model in (("", observed), ("one year alone, ", fitted))
+    )
     return Measured(
         statistics.fmean(found.values()),
-        found,
+        found | plain,
         seeds=len(SEEDS),
-        remark="10 patterns of each kind.",
+        remark=f"10 patterns of each kind. {CHOSEN}",
     )
 
 
@@ -97,18 +105,19 @@ CLAIMS = (
         ),
         measure=_one_day,
         must=at_most(1.0),
-        minutes=6,
+        minutes=9,
     ),
     Claim(
         name="river-coverage",
         statement=(
-            "Intervals of 90 %, calibrated on one validation year, hold 88 to 92 % of the "
-            "three test years: share inside, mean of three seeds."
+            "Intervals of 90 %, calibrated on the validation year and on six training years that "
+            "were left out in turn, hold 88 to 92 % of the three test years: share inside, mean "
+            "of three seeds."
         ),
         measure=_coverage,
         must=Bound(88.0, 92.0),
         unit="%",
-        minutes=6,
+        minutes=9,
     ),
     Claim(
         name="river-coverage-adaptive",
@@ -119,7 +128,7 @@ CLAIMS = (
         measure=_adaptive,
         must=Bound(88.0, 92.0),
         unit="%",
-        minutes=6,
+        minutes=9,
     ),
     Claim(
         name="river-gaps",
@@ -129,7 +138,7 @@ CLAIMS = (
         ),
         measure=_gap_error,
         must=at_most(1.0),
-        minutes=8,
+        minutes=10,
     ),
     Claim(
         name="river-gap-coverage",
@@ -140,6 +149,6 @@ CLAIMS = (
         measure=_gap_coverage,
         must=Bound(88.0, 92.0),
         unit="%",
-        minutes=8,
+        minutes=10,
     ),
 )

@@ -28,6 +28,8 @@ def certainty_section(data: ReportData) -> Html | None:
     asked = f"{exact(found.interval)} %"
     judged = f"{found.judged_on} data"
     unseen = ", which the training has not seen" if found.judged_on == "validation" else ""
+    if "left-out" in found.judged_on:
+        unseen = ", each part simulated by a model that was trained without it"
     channels = list(dict.fromkeys(share.channel for share in found.shares))
     pieces: list[Any] = [
         el(
