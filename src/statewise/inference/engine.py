@@ -24,7 +24,9 @@ class FilterResult:
 
     Attributes:
         mean: filtered means (B, T, n).
-        cov: filtered covariances (B, T, n, n).
+        cov: filtered covariances (B, T, n, n). Series that share their model, its prior's
+            covariance and what is observed may have one tensor expanded over the batch: clone it
+            before writing into it.
         log_likelihoods: log p(y_t | y_1 … y_{t−1}), (B, T).
         problem: the model beside the data.
         factor: Cholesky factors (B, T, n, n) where the method carries them, else None.
@@ -59,8 +61,9 @@ class FilterResult:
     @cached_property
     def _prediction(self) -> tuple[Tensor, Tensor]:
         m, P = prediction(self.problem, self.mean, self.cov)
-        valid = self.problem.valid()
-        m, P = (spread(valid, x, torch.zeros_like(x)) for x in (m, P))
+        if self.problem.lengths is not None:
+            valid = self.problem.valid()
+            m, P = (spread(valid, x, torch.zeros_like(x)) for x in (m, P))
         if self.start is not None:
             # Nothing is predicted before the start is over.
             k = self.start.steps

@@ -223,12 +223,16 @@ class InformationKalman(Method):
 
 def prediction(problem: Problem, mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
     """Moments of every step before its observation, (B, T, …), from those after."""
-    m0, P0 = predict(problem, 0, problem.m0, symmetric(problem.P0))
+    batch, P0 = len(mean), problem.P0
+    if cov.stride(0) == P0.stride(0) == 0 and len(problem.F) == len(problem.Q) == 1:
+        cov, P0 = cov[:1], P0[:1]
+    m0, P0 = predict(problem, 0, problem.m0, symmetric(P0))
     if mean.shape[1] == 1:
-        return m0.unsqueeze(1), P0.unsqueeze(1)
+        return m0.unsqueeze(1), P0.unsqueeze(1).expand(batch, -1, -1, -1)
     later = problem.steps(1, mean.shape[1])
     F, Q, c = later.F, later.Q, later.c
     m = dot(F, mean[:, :-1])
     m = m if c is None else m + c
     P = symmetric(F @ cov[:, :-1] @ F.mT + symmetric(Q))
-    return torch.cat([m0.unsqueeze(1), m], 1), torch.cat([P0.unsqueeze(1), P], 1)
+    P = torch.cat([P0.unsqueeze(1), P], 1)
+    return torch.cat([m0.unsqueeze(1), m], 1), P.expand(batch, -1, -1, -1)

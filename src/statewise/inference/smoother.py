@@ -23,7 +23,8 @@ class SmootherResult:
 
     Attributes:
         mean: (B, T, n).
-        cov: (B, T, n, n).
+        cov: (B, T, n, n); as ``cross``, one tensor expanded over the batch where that of the
+            filter is.
         cross: Cov(x_t, x_{t−1} | y), zero at t = 0, (B, T, n, n).
         factor: L with L Lᵀ = cov where the smoother carries it, else None.
     """

@@ -152,7 +152,7 @@ def room(n: int, p: int) -> int:
 @kernel
 def forward(
     y, observed, lengths, F, H, Q, R, c, d, m0, P0,
-    strides, flags, sizes, T, m_out, P_out, ll, failed, w, index, base, i0, i1,
+    strides, flags, sizes, T, m_out, P_out, ll, still, failed, w, index, base, i0, i1,
 ):  # fmt: skip
     """Filter the series [i0, i1); arrays are flat.
 
@@ -163,8 +163,10 @@ def forward(
     the series ends.
 
     Where nothing but y and offsets varies and all is observed, covariances converge. Once they are
-    what they were ``LAG`` steps ago, but for rounding, they and the gain stay: what such a step
-    would still add to them is less than the last place of a number.
+    what they were ``LAG`` steps ago, and the step after again, but for rounding, they and the gain
+    stay: what such a step would still add to them is less than the last place of a number. One of
+    the two does not do: slow changes pass the second test, and periodic ones the first. ``still``
+    takes the steps at which they stayed.
     """
     has_mask, has_lengths, has_c, has_d, moves_first, stores = flags
     n, p = sizes[0], sizes[1]
@@ -187,7 +189,7 @@ def forward(
         strides[0, 1] == 0 and strides[1, 1] == 0 and strides[2, 1] == 0 and strides[3, 1] == 0
     )
     for i in range(i0, i1):
-        steady, since, total = False, 0, 0.0
+        steady, maybe, since, total = False, False, 0, 0.0
         stop = lengths[i] if has_lengths else T
         take(w, m, ld, m0, i * n, 1, n)
         take_symmetric(w, P, ld, P0, i * n * n, n)
@@ -209,8 +211,9 @@ def forward(
             step = i * T + t
             count = note(observed, has_mask, step * p, index, p)
             if count < p:
-                steady, since = False, t + 1
+                steady, maybe, since = False, False, t + 1
             ll[step] = 0.0
+            still[step] = steady
             if steady:
                 at_d = i * strides[5, 0] + t * strides[5, 1]
                 squares = follow(w, moving, seeing, sizes, y, step * p, d, at_d, has_d)
@@ -231,8 +234,10 @@ def forward(
                     squares += w[e + j] * w[X + j * wide + extent(ld)]
                 ll[step] = -0.5 * (count * LOG_2PI + squares) - total
                 update(w, seeing, sizes, count, W)
-                if constant and (t - since) % LAG == 0:
-                    steady = t > since and settled(w, P, old, ld, n)
+                if maybe:
+                    steady, maybe = settled(w, P, old, ld, n), False
+                elif constant and (t - since) % LAG == 0:
+                    maybe = t > since and settled(w, P, old, ld, n)
                     copy(w, old, P, nn)
             if stores:
                 kept = (i - base) * T + t
@@ -240,6 +245,7 @@ def forward(
                 give(w, P, ld, P_out, kept * n * n, n, n)
         for t in range(stop, T):
             ll[i * T + t] = 0.0
+            still[i * T + t] = False
             if stores:
                 kept = (i - base) * T + t
                 for j in range(kept * n, (kept + 1) * n):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from statewise.ops.jit import kernel
 from statewise.ops.kalman_filter._kernels import gain, note, pick, predict
+from statewise.ops.kalman_filter._kernels_still import FEW, room_still, unmove
 from statewise.ops.kalman_filter._small import (
     ONE,
     clear,
@@ -97,22 +98,39 @@ def _unsee(w, places, more, sizes, index, count, slope, P_now, at_P, m_now, at_m
     combine(w, g, gd, ONE, H, ld, count, ld)
 
 
+@kernel
+def _give_seen(w, dH, dR, steps, i, t, places, sizes, index, count):
+    """Add to the gradients of H and R."""
+    Y, M = places
+    n, p, ld, ldp, _ = sizes
+    at_H = i * steps[1, 0] + t * steps[1, 1]
+    at_R = i * steps[3, 0] + t * steps[3, 1]
+    for a in range(count):
+        k = index[a]
+        for b in range(n):
+            dH[at_H + k * n + b] += w[Y + a * extent(ld) + b]
+        for b in range(count):
+            dR[at_R + k * p + index[b]] += w[M + a * extent(ldp) + b]
+
+
 def room(n: int, p: int) -> int:
     """Numbers of workspace that :func:`backward` needs."""
     ld, ldp = -(-n // 4) * 4, -(-p // 4) * 4
-    return 9 * ld * ld + 9 * ld * ldp + 5 * ldp * ldp + 8 * ldp + 7 * ld
+    own = 9 * ld * ld + 9 * ld * ldp + 5 * ldp * ldp + 8 * ldp + 7 * ld
+    return own + room_still(n, p)
 
 
 @kernel
 def backward(
-    gm, gP, gll, y, observed, lengths, F, H, Q, R, c, d, m0, P0, m_out, P_out,
+    gm, gP, gll, y, observed, lengths, F, H, Q, R, c, d, m0, P0, m_out, P_out, still,
     strides, steps, flags, sizes, T, dy, dF, dH, dQ, dR, dc, dd, dm0, dP0, w, index,
     base, i0, i1,
 ):  # fmt: skip
     """Gradients for the series [i0, i1), series by series, added to arrays of zeros.
 
     ``steps`` holds for F … d the numbers from one series, and from one step, to the next in their
-    gradients; the other arguments are those of the forward kernel.
+    gradients; the other arguments are those of the forward kernel. Steps at which covariances
+    stayed put are taken together, unless a gradient of one of these is asked for.
     """
     has_mask, has_lengths, has_c, has_d, moves_first, has_gm, has_gP, has_gll = flags
     n, p, ld, ldp, ldx = sizes
@@ -129,10 +147,14 @@ def backward(
     wc, spare, g, Pg, half = m + row, m + 2 * row, m + 3 * row, m + 4 * row, m + 5 * row
     e = half + row
     inverse, kg, gd = e + rowp, e + 2 * rowp, e + 3 * rowp
+    more_room = gd + rowp
     moving = (m, P, wF, wFt, wQ, wc, wT, spare)
     seeing = (m, P, wH, wHt, wR, V, S, X, e, inverse)
     picked = (wH, wHt, wR, all_H, all_R)
     more = (g, G, XG, Kt, M, Z, Y, kg, gd, Pg, after)
+    calm = (wF, wFt, wH, wHt, S, X, inverse, P, after)
+    sums = (g, G, sum_F, sum_Q, Y, M)
+    kinds = (has_c, has_d, has_gm, has_gll)
     stale = True
     for i in range(i0, i1):
         stop = lengths[i] if has_lengths else T
@@ -140,7 +162,9 @@ def backward(
         clear(w, sum_F, nn)
         clear(w, sum_Q, nn)
         clear(w, g, ld)
-        for t in range(stop - 1, -1, -1):
+        t = stop
+        while t > 0:
+            t -= 1
             last = t == stop - 1
             if last or strides[0, 1] != 0:
                 take(w, wF, ld, F, i * strides[0, 0] + t * strides[0, 1], n, n)
@@ -176,23 +200,29 @@ def backward(
                 stale = count < p
                 at_d = i * strides[5, 0] + t * strides[5, 1]
                 gain(w, seeing, sizes, index, count, y, step * p, d, at_d, has_d)
+                begin = t + 1
+                while not has_gP and begin > 0 and still[i * T + begin - 1]:
+                    begin -= 1
+                if t - begin + 1 >= FEW:
+                    unmove(
+                        w, more_room, calm, sums, sizes, kinds, strides, y, c, d, gm, gll,
+                        m_out, P_out, dy, dc, dd, steps, i * T, (i - base) * T, i, begin, t,
+                    )  # fmt: skip
+                    _give_seen(w, dH, dR, steps, i, t, (Y, M), sizes, index, count)
+                    t = begin
+                    continue
                 slope = gll[step] if has_gll else 0.0
                 _unsee(
                     w, seeing, more, sizes, index, count, slope,
                     P_out, kept * n * n, m_out, kept * n,
                 )  # fmt: skip
-                at_H = i * steps[1, 0] + t * steps[1, 1]
-                at_R = i * steps[3, 0] + t * steps[3, 1]
+                _give_seen(w, dH, dR, steps, i, t, (Y, M), sizes, index, count)
                 at_d = i * steps[5, 0] + t * steps[5, 1]
                 for a in range(count):
                     k = index[a]
                     dy[step * p + k] = -w[gd + a]
                     if has_d:
                         dd[at_d + k] += w[gd + a]
-                    for b in range(n):
-                        dH[at_H + k * n + b] += w[Y + a * row + b]
-                    for b in range(count):
-                        dR[at_R + k * p + index[b]] += w[M + a * rowp + b]
             if moves:
                 if has_c:
                     at_c = i * steps[4, 0] + t * steps[4, 1]

@@ -30,12 +30,25 @@ def room(n: int) -> int:
 
 
 @kernel
-def _alike(P, one, two, count):
+def unchanged(P, one, two, count):
     """Whether two matrices are the same, bit for bit."""
     for j in range(count):  # noqa: SIM110 - compiled
         if P[one + j] != P[two + j]:
             return False
     return True
+
+
+@kernel
+def backward_gain(w, places, ld, n):
+    """The transpose of G, and FP, from a filtered covariance."""
+    P, wF, wFt, wQ, Pm, Gt, FP, inverse = places
+    nn = extent(ld) * extent(ld)
+    product(w, FP, (ld, ld), wF, ld, ONE, P, (ld, ld, ld), 0, False)
+    copy(w, Pm, wQ, nn)
+    product(w, Pm, (ld, ld), FP, ld, ONE, wFt, (ld, ld, ld), 1, False)
+    copy(w, Gt, FP, nn)
+    factor(w, Pm, ld, n, inverse, 4 * n * EPSILON)
+    solve(w, Pm, ld, n, inverse, Gt, ld, ld)
 
 
 @kernel
@@ -59,7 +72,7 @@ def smooth(m_in, P_in, F, Q, c, lengths, strides, flags, sizes, T, m_out, P_out,
     constant = strides[0, 1] == 0 and strides[1, 1] == 0
     for i in range(i0, i1):
         stop = lengths[i] if has_lengths else T
-        steady, since = False, 0
+        steady, maybe, since = False, False, 0
         for t in range(stop - 1, -1, -1):
             step = i * T + t
             take(w, m, ld, m_in, step * n, 1, n)
@@ -70,10 +83,10 @@ def smooth(m_in, P_in, F, Q, c, lengths, strides, flags, sizes, T, m_out, P_out,
                 alike = (
                     constant
                     and t < stop - 2
-                    and _alike(P_in, step * n * n, (step + 1) * n * n, n * n)
+                    and unchanged(P_in, step * n * n, (step + 1) * n * n, n * n)
                 )
                 if not alike:
-                    steady, since = False, t
+                    steady, maybe, since = False, False, t
                     take(w, P, ld, P_in, step * n * n, n, n)
                     if t == stop - 2 or strides[0, 1] != 0:
                         take(w, wF, ld, F, i * strides[0, 0] + (t + 1) * strides[0, 1], n, n)
@@ -81,12 +94,7 @@ def smooth(m_in, P_in, F, Q, c, lengths, strides, flags, sizes, T, m_out, P_out,
                     if t == stop - 2 or strides[1, 1] != 0:
                         at_Q = i * strides[1, 0] + (t + 1) * strides[1, 1]
                         take_symmetric(w, wQ, ld, Q, at_Q, n)
-                    product(w, FP, square, wF, ld, ONE, P, cube, 0, False)
-                    copy(w, Pm, wQ, nn)
-                    product(w, Pm, square, FP, ld, ONE, wFt, cube, 1, False)
-                    copy(w, Gt, FP, nn)
-                    factor(w, Pm, ld, n, inverse, 4 * n * EPSILON)
-                    solve(w, Pm, ld, n, inverse, Gt, ld, ld)
+                    backward_gain(w, (P, wF, wFt, wQ, Pm, Gt, FP, inverse), ld, n)
                     # Joseph's form: P − GFP, and what G, were it not quite optimal, adds to that.
                     product(w, P, square, Gt, ONE, ld, FP, cube, -1, False)
                     product(w, EFt, square, P, ld, ONE, wFt, cube, 0, False)
@@ -109,8 +117,10 @@ def smooth(m_in, P_in, F, Q, c, lengths, strides, flags, sizes, T, m_out, P_out,
                     copy(w, now, P, nn)
                     product(w, now, square, Pm, ld, ONE, Gt, cube, 1, True)
                     mirror(w, now, ld, n)
-                    if (since - t) % LAG == 0:
-                        steady = t < since and settled(w, now, old, ld, n)
+                    if maybe:
+                        steady, maybe = settled(w, now, old, ld, n), False
+                    elif (since - t) % LAG == 0:
+                        maybe = t < since and settled(w, now, old, ld, n)
                         copy(w, old, now, nn)
                 if has_cross:
                     give(w, pair, ld, cross, (step + 1) * n * n, n, n)

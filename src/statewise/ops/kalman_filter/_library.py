@@ -54,7 +54,35 @@ def _chosen(op: str, like: Tensor, states: int, outputs: int, name: str | None =
     return dispatch.select(op, like.device.type, like.dtype, "reference")
 
 
-def filter_now(y: Tensor, F: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+def shared_now(
+    y: Tensor,
+    parameters: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None],
+    start: tuple[Tensor, Tensor],
+    observed: Tensor | None,
+    moves_first: bool,
+    stores: bool,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The filter of series that have their covariances in common, (1, T, n, n).
+
+    None where the back end has no way of its own for them.
+    """
+    backend = _chosen(OP, y, parameters[0].shape[-1], y.shape[-1])
+    if not hasattr(backend, "forward_shared"):
+        return None
+    return backend.forward_shared(y, parameters, start, observed, moves_first, stores)
+
+
+def smooth_shared_now(
+    m: Tensor, P: Tensor, F: Tensor, Q: Tensor, c: Tensor | None, cross: bool
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The same for the smoother, from covariances (1, T, n, n)."""
+    backend = _chosen(SMOOTHER, m, m.shape[-1], 1)
+    if not hasattr(backend, "smooth_shared"):
+        return None
+    return backend.smooth_shared(m, P, F, Q, c, cross)
+
+
+def filter_now(y: Tensor, F: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the operator computes, of which torch knows nothing."""
     return _chosen(OP, y, F.shape[-1], y.shape[-1]).forward(y, F, *rest)
 
@@ -69,7 +97,7 @@ def likelihood_now(y: Tensor, F: Tensor, *rest: Any) -> Tensor:
     mutates_args=(),
     schema="(Tensor y, Tensor F, Tensor H, Tensor Q, Tensor R, Tensor? c, Tensor? d, Tensor m0,"
     " Tensor P0, Tensor? observed, Tensor? lengths, bool moves_first)"
-    " -> (Tensor, Tensor, Tensor)",
+    " -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def run(
     y: Tensor,
@@ -84,15 +112,28 @@ def run(
     observed: Tensor | None,
     lengths: Tensor | None,
     moves_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Filtered means (B, T, n), covariances (B, T, n, n) and log-likelihoods (B, T)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Filtered means (B, T, n), covariances (B, T, n, n) and log-likelihoods (B, T).
+
+    The last, (B, T) bool, is true where the covariance and all that it gives are those of the
+    step before, by no accident: the back end computed no more than the mean.
+    """
     return filter_now(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first)
 
 
 @run.register_fake
 def _(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first):
     shape, n = y.shape[:2], F.shape[-1]
-    return y.new_empty(*shape, n), y.new_empty(*shape, n, n), y.new_empty(shape)
+    still = y.new_empty(shape, dtype=torch.bool)
+    return y.new_empty(*shape, n), y.new_empty(*shape, n, n), y.new_empty(shape), still
+
+
+def backward_now(*given: Any) -> tuple[Any, ...]:
+    """What the backward operator computes, of which torch knows nothing."""
+    gm, gP, gll, y, F, H, Q, R, c, d, m0, P0, observed, lengths, m, P, still, first, name = given
+    parameters, gradients, found = (F, H, Q, R, c, d), (gm, gP, gll), (m, P, still)
+    chosen = _chosen(OP, y, F.shape[-1], y.shape[-1], name)
+    return chosen.backward(gradients, y, parameters, (m0, P0), observed, lengths, found, first)
 
 
 @torch.library.custom_op(
@@ -100,7 +141,7 @@ def _(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first):
     mutates_args=(),
     schema="(Tensor? gm, Tensor? gP, Tensor? gll, Tensor y, Tensor F, Tensor H, Tensor Q, Tensor R,"
     " Tensor? c, Tensor? d, Tensor m0, Tensor P0, Tensor? observed, Tensor? lengths, Tensor m,"
-    " Tensor P, bool moves_first, str? backend)"
+    " Tensor P, Tensor still, bool moves_first, str? backend)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def run_backward(
@@ -120,31 +161,43 @@ def run_backward(
     lengths: Tensor | None,
     m: Tensor,
     P: Tensor,
+    still: Tensor,
     moves_first: bool,
     backend: str | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of y, F, H, Q, R, c, d, m0 and P0; those of c and d are empty without them."""
-    chosen = _chosen(OP, y, F.shape[-1], y.shape[-1], backend)
-    return chosen.backward(
-        (gm, gP, gll), y, (F, H, Q, R, c, d), (m0, P0), observed, lengths, (m, P), moves_first
-    )
+    given = (gm, gP, gll, y, F, H, Q, R, c, d, m0, P0, observed, lengths, m, P, still)
+    return backward_now(*given, moves_first, backend)
 
 
 @run_backward.register_fake
-def _(gm, gP, gll, y, F, H, Q, R, c, d, m0, P0, observed, lengths, m, P, moves_first, backend):
+def _(
+    gm, gP, gll, y, F, H, Q, R, c, d, m0, P0, observed, lengths, m, P, still, moves_first, backend
+):
     given = (y, F, H, Q, R, c, d, m0, P0)
     return tuple(y.new_empty(0 if x is None else x.shape) for x in given)
 
 
-def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     *tensors, ctx.moves_first = inputs
     ctx.backend = captured_choice()
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, output[0], output[1])
+    ctx.mark_non_differentiable(output[3])
+    ctx.save_for_backward(*tensors, output[0], output[1], output[3])
+
+
+def _unfollowed(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether nothing traces or differentiates what is done with plain tensors."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return all(x is None or type(x) is Tensor for x in tensors)
 
 
 def _backward(ctx: Any, *gradients: Tensor | None) -> tuple:
-    found = run_backward(*gradients, *ctx.saved_tensors, ctx.moves_first, ctx.backend)
+    given = (*gradients[:3], *ctx.saved_tensors)
+    # The operator's own machinery takes as long as the adjoint of a small model.
+    function = backward_now if _unfollowed(given) else run_backward
+    found = function(*given, ctx.moves_first, ctx.backend)
     needed = ctx.needs_input_grad[:9]
     return (*(g if wanted else None for g, wanted in zip(found, needed, strict=True)), *(None,) * 3)
 

@@ -13,7 +13,12 @@ from torch import Tensor
 from statewise.ops import pool
 from statewise.ops.arrays import as_array, refuses_cpu
 from statewise.ops.blocks import cut
-from statewise.ops.kalman_filter import _kernels, _kernels_back, _kernels_smooth
+from statewise.ops.kalman_filter import (
+    _kernels,
+    _kernels_back,
+    _kernels_batch,
+    _kernels_smooth,
+)
 from statewise.ops.kalman_filter._small import constant, padded
 from statewise.ops.kalman_filter.reference import Parameters, not_positive
 from statewise.ops.memory import fresh
@@ -112,7 +117,7 @@ class _Call:
 
     def filter(
         self,
-        out: tuple[np.ndarray, np.ndarray, np.ndarray],
+        out: tuple[np.ndarray, ...],
         stores: bool,
         space: tuple[np.ndarray, np.ndarray],
         series: tuple[int, int, int],
@@ -152,7 +157,7 @@ class _Gradients:
     def add(
         self,
         gradients: tuple[Tensor | None, ...],
-        found: tuple[np.ndarray, np.ndarray],
+        found: tuple[np.ndarray, np.ndarray, np.ndarray],
         space: tuple[np.ndarray, np.ndarray],
         series: tuple[int, int, int],
     ) -> None:
@@ -185,20 +190,21 @@ def forward(
     observed: Tensor | None,
     lengths: Tensor | None,
     moves_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The compiled filter; arguments and results are those of ``reference.forward``."""
     call = _Call(y, (F, H, Q, R, c, d), (m0, P0), observed, lengths, moves_first)
     m = fresh((call.batch, call.length, call.n), torch.float64)
     P = fresh((call.batch, call.length, call.n, call.n), torch.float64)
     ll = torch.empty(call.batch, call.length, dtype=torch.float64)
-    out = (m.view(-1).numpy(), P.view(-1).numpy(), ll.view(-1).numpy())
+    still = torch.empty(call.batch, call.length, dtype=torch.bool)
+    out = tuple(x.view(-1).numpy() for x in (m, P, ll, still))
 
     def block(w: np.ndarray, index: np.ndarray, i0: int, i1: int) -> None:
         call.filter(out, True, (w, index), (0, i0, i1))
 
     call.run(block, 1, _kernels.room(call.n, call.p))
     call.check()
-    return m.to(y.dtype), P.to(y.dtype), ll.to(y.dtype)
+    return m.to(y.dtype), P.to(y.dtype), ll.to(y.dtype), still
 
 
 def likelihood(
@@ -218,7 +224,7 @@ def likelihood(
     """The compiled filter without its moments; see ``reference.likelihood``."""
     call = _Call(y, (F, H, Q, R, c, d), (m0, P0), observed, lengths, moves_first)
     ll = torch.empty(call.batch, call.length, dtype=torch.float64)
-    out = (_NOTHING, _NOTHING, ll.view(-1).numpy())
+    out = (_NOTHING, _NOTHING, ll.view(-1).numpy(), np.empty(ll.numel(), np.bool_))
 
     def block(w: np.ndarray, index: np.ndarray, i0: int, i1: int) -> None:
         call.filter(out, False, (w, index), (0, i0, i1))
@@ -235,13 +241,13 @@ def backward(
     start: tuple[Tensor, Tensor],
     observed: Tensor | None,
     lengths: Tensor | None,
-    found: tuple[Tensor, Tensor],
+    found: tuple[Tensor, Tensor, Tensor],
     moves_first: bool,
 ) -> tuple[Tensor, ...]:
     """The compiled adjoint; arguments and results are those of ``reference.backward``."""
     call = _Call(y, parameters, start, observed, lengths, moves_first)
     sums = _Gradients(call, y, start)
-    kept = _flat(found[0]), _flat(found[1])
+    kept = _flat(found[0]), _flat(found[1]), found[2].contiguous().view(-1).numpy()
 
     def block(w: np.ndarray, index: np.ndarray, i0: int, i1: int) -> None:
         sums.add(gradients, kept, (w, index), (0, i0, i1))
@@ -262,7 +268,7 @@ def likelihood_backward(
     """The compiled adjoint of ``likelihood``, which filters a few series again at a time."""
     call = _Call(y, parameters, start, observed, lengths, moves_first)
     sums = _Gradients(call, y, start)
-    ll = np.empty(call.batch * call.length)
+    ll, still = np.empty(call.batch * call.length), np.empty(call.batch * call.length, np.bool_)
     n = call.n
     few = max(1, min(call.batch, SCRATCH // (call.length * (n + n * n))))
 
@@ -272,8 +278,8 @@ def likelihood_backward(
         own = _workspace(_kernels.room(n, call.p))
         for base in range(i0, i1, few):
             series = (base, base, min(base + few, i1))
-            call.filter((m, P, ll), True, (own, index), series)
-            sums.add((None, None, gll), (m, P), (w, index), series)
+            call.filter((m, P, ll, still), True, (own, index), series)
+            sums.add((None, None, gll), (m, P, still), (w, index), series)
 
     call.run(block, 3, _kernels_back.room(n, call.p))
     return sums.read()
@@ -306,13 +312,77 @@ def smooth(
     return ms.to(m.dtype), Ps.to(m.dtype), both.to(m.dtype)
 
 
+def _groups(function: Callable[..., object], batch: int, work: int, n: int, p: int) -> None:
+    """Call ``function(workspace, index, i0, i1)`` for groups of series, shared among threads."""
+
+    def block(w: np.ndarray, index: np.ndarray, i0: int, i1: int) -> None:
+        for i in range(i0, i1, _kernels_batch.ROWS):
+            function(w, index, i, min(i + _kernels_batch.ROWS, i1))
+
+    _run(block, batch, work, _kernels_batch.room(n, p), p)
+
+
+def forward_shared(
+    y: Tensor,
+    parameters: Parameters,
+    start: tuple[Tensor, Tensor],
+    observed: Tensor | None,
+    moves_first: bool,
+    stores: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The filter of series that differ in y, m0 and offsets alone.
+
+    Their covariances are those of the first, (1, T, n, n). Without ``stores`` neither these nor
+    the means count.
+    """
+    F, H, Q, R, *offsets = parameters
+    c, d, seen = (None if x is None else x[:1] for x in (*offsets, observed))
+    first = start[0][:1], start[1][:1]
+    _, P, _, still = forward(y[:1], F, H, Q, R, c, d, *first, seen, None, moves_first)
+    call = _Call(y, parameters, (start[0], first[1]), seen, None, moves_first)
+    m = fresh((call.batch, call.length, call.n if stores else 0), torch.float64)
+    ll = torch.empty(call.batch, call.length, dtype=torch.float64)
+    has_mask, _, *flags = call.flags
+    given = (*call.seen[:2], *call.model, _flat(P), still.view(-1).numpy(), call.strides)
+    out = m.view(-1).numpy(), ll.view(-1).numpy()
+    more = ((has_mask, *flags, stores), call.sizes, call.length, *out)
+
+    def group(w: np.ndarray, index: np.ndarray, i0: int, i1: int) -> None:
+        _kernels_batch.filter_means(*given, *more, w, index, i0, i1)
+
+    _groups(group, call.batch, call.batch * call.length * call.n, call.n, call.p)
+    return m.to(y.dtype), P, ll.to(y.dtype)
+
+
+def smooth_shared(
+    m: Tensor, P: Tensor, F: Tensor, Q: Tensor, c: Tensor | None, cross: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The smoother of series with one filtered covariance, (1, T, n, n), as are those it gives."""
+    batch, length, n = m.shape
+    _, Ps, both = smooth(m[:1], P, F, Q, None if c is None else c[:1], None, cross)
+    ms = fresh(m.shape, torch.float64)
+    parameters = (F, Q, c)
+    given = (_flat(m), _flat(P), *map(_flat, parameters), _strides(parameters))
+    _, _, wide, *_ = _sizes(n, 1)
+    more = ((c is not None, cross), (n, wide), length, ms.view(-1).numpy())
+
+    def group(w: np.ndarray, index: np.ndarray, i0: int, i1: int) -> None:
+        _kernels_batch.smooth_means(*given, *more, w, i0, i1)
+
+    _groups(group, batch, batch * length * n, n, 1)
+    return ms.to(m.dtype), Ps, both
+
+
 def warm() -> None:
     """Compile every kernel, for small models and for others."""
     for n in (1, SMALL + 1):
         eye = torch.eye(n, dtype=torch.float64).expand(1, 1, n, n)
         y = torch.zeros(1, 2, n, dtype=torch.float64)
         start = (torch.zeros(1, n, dtype=torch.float64), eye[0])
-        m, P, ll = forward(y, eye, eye, eye, eye, None, None, *start, None, None, True)
+        m, P, ll, still = forward(y, eye, eye, eye, eye, None, None, *start, None, None, True)
         parameters = (eye, eye, eye, eye, None, None)
-        backward((None, None, ll), y, parameters, start, None, None, (m, P), True)
+        backward((None, None, ll), y, parameters, start, None, None, (m, P, still), True)
         smooth(m, P, eye, eye, None, None, True)
+        two, starts = y.expand(2, 2, n), (y[0, :1].expand(2, n), eye[0])
+        m, P, _ = forward_shared(two, parameters, starts, None, True, True)
+        smooth_shared(m, P, eye, eye, None, True)

@@ -161,9 +161,10 @@ def forward(
     observed: Tensor | None,
     lengths: Tensor | None,
     moves_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The filter; arguments and results are those of ``reference.forward``."""
-    return _Call(y, (F, H, Q, R, c, d), (m0, P0), observed, lengths, moves_first).filter(True)
+    call = _Call(y, (F, H, Q, R, c, d), (m0, P0), observed, lengths, moves_first)
+    return *call.filter(True), torch.zeros(y.shape[:2], dtype=torch.bool, device=y.device)
 
 
 def likelihood(
@@ -191,12 +192,12 @@ def backward(
     start: tuple[Tensor, Tensor],
     observed: Tensor | None,
     lengths: Tensor | None,
-    found: tuple[Tensor, Tensor],
+    found: tuple[Tensor, Tensor, Tensor],
     moves_first: bool,
 ) -> tuple[Tensor, ...]:
     """The adjoint; arguments and results are those of ``reference.backward``."""
     call = _Call(y, parameters, start, observed, lengths, moves_first)
-    return _gathered(call.gradients(gradients, parameters, found), parameters, len(y))
+    return _gathered(call.gradients(gradients, parameters, found[:2]), parameters, len(y))
 
 
 def likelihood_backward(

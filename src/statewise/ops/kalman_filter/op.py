@@ -21,6 +21,7 @@ from statewise.ops.kalman_filter._library import (
     likelihood_now,
     run,
     run_likelihood,
+    shared_now,
 )
 
 
@@ -61,6 +62,8 @@ def kalman_filter(
 
     Returns:
         Filtered means (B, T, n), covariances (B, T, n, n) and log p(y_t | y_1 … y_{t−1}) (B, T).
+        Series that differ in y, m0, c and d alone have the same covariances, which may then be one
+        tensor expanded over the batch: clone it before writing into it.
 
     Raises:
         ValueError: a shape that does not fit, no steps at all, or an innovation without variance.
@@ -79,7 +82,12 @@ def kalman_filter(
     """
     offsets = {"c": c, "d": d, "observed": observed, "lengths": lengths}
     given = _checked({"y": y, "F": F, "H": H, "Q": Q, "R": R, "m0": m0, "P0": P0}, offsets)
-    return (filter_now if _plain(given) else run)(*given, moves_first)
+    if not _plain(given):
+        return run(*given, moves_first)[:3]
+    found = _shared(given, moves_first, True)
+    if found is not None:
+        return found[0], found[1].expand(len(y), -1, -1, -1), found[2]
+    return filter_now(*given, moves_first)[:3]
 
 
 KEPT = 2**25
@@ -141,7 +149,8 @@ def kalman_likelihood(
     batch, length, _ = y.shape
     n = m0.shape[-1]
     if _plain(given):
-        return likelihood_now(*given, moves_first)
+        found = _shared(given, moves_first, False)
+        return likelihood_now(*given, moves_first) if found is None else found[2]
     tensors = [x for x in given if x is not None]
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if wanted and batch * length * n * (n + 1) <= KEPT:
@@ -155,6 +164,25 @@ def _plain(given: tuple[Any, ...]) -> bool:
         return False
     graph = torch.is_grad_enabled()
     return all(x is None or (type(x) is Tensor and not (graph and x.requires_grad)) for x in given)
+
+
+def _alike(x: Tensor | None) -> bool:
+    """Whether a tensor is the same for every series."""
+    return x is None or x.stride(0) == 0 or bool((x == x[:1]).all())
+
+
+def _shared(
+    given: tuple[Any, ...], moves_first: bool, stores: bool
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """What is found where series differ in y, m0 and offsets alone, else None."""
+    y, F, H, Q, R, c, d, m0, P0, observed, lengths = given
+    if len(y) == 1 or any(len(x) > 1 for x in (F, H, Q, R)):
+        return None
+    if lengths is not None and bool((lengths < y.shape[1]).any()):
+        return None
+    if not (_alike(P0) and _alike(observed)):
+        return None
+    return shared_now(y, (F, H, Q, R, c, d), (m0, P0), observed, moves_first, stores)
 
 
 def _fits(x: Tensor | None, batch: int, length: int, *tail: int) -> bool:

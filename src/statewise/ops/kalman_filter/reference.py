@@ -109,10 +109,11 @@ def forward(
     observed: Tensor | None,
     lengths: Tensor | None,
     moves_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Filtered means (B, T, n), covariances (B, T, n, n) and log-likelihoods (B, T).
 
-    Zeros behind the end of a series.
+    Zeros behind the end of a series. The last, (B, T) bool, says that no step kept the covariance
+    of the step before without computing it.
     """
     parameters = (F, H, Q, R, c, d)
     valid = _valid(y, lengths)
@@ -131,12 +132,25 @@ def forward(
         terms.append(-0.5 * (count * math.log(2 * math.pi) + u.log_det + (u.e * u.w).sum(-1)))
         means.append(m)
         covariances.append(P)
-    found = torch.stack(means, 1), torch.stack(covariances, 1), torch.stack(terms, 1)
-    if valid is None:
-        return found
-    return tuple(
-        torch.where(valid.reshape(*valid.shape, *(1,) * (x.dim() - 2)), x, 0.0) for x in found
-    )  # pyright: ignore[reportReturnType]
+    found = [torch.stack(x, 1) for x in (means, covariances, terms)]
+    if valid is not None:
+        found = [
+            torch.where(valid.reshape(*valid.shape, *(1,) * (x.dim() - 2)), x, 0.0) for x in found
+        ]
+    return found[0], found[1], found[2], torch.zeros_like(found[2], dtype=torch.bool)
+
+
+def forward_shared(
+    y: Tensor,
+    parameters: Parameters,
+    start: tuple[Tensor, Tensor],
+    observed: Tensor | None,
+    moves_first: bool,
+    stores: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The filter of series that differ in y, m0 and offsets alone; covariances are (1, T, n, n)."""
+    seen = torch.ones_like(y[:1], dtype=torch.bool) if observed is None else observed[:1]
+    return forward(y, *parameters, start[0], start[1][:1], seen, None, moves_first)[:3]
 
 
 def likelihood(
@@ -167,9 +181,9 @@ def likelihood_backward(
     moves_first: bool,
 ) -> tuple[Tensor, ...]:
     """Gradients of y, F, H, Q, R, c, d, m0 and P0 from those of the log-likelihoods."""
-    m, P, _ = forward(y, *parameters, *start, observed, lengths, moves_first)
+    m, P, _, still = forward(y, *parameters, *start, observed, lengths, moves_first)
     slopes = (None, None, gll)
-    return backward(slopes, y, parameters, start, observed, lengths, (m, P), moves_first)
+    return backward(slopes, y, parameters, start, observed, lengths, (m, P, still), moves_first)
 
 
 def backward(
@@ -179,7 +193,7 @@ def backward(
     start: tuple[Tensor, Tensor],
     observed: Tensor | None,
     lengths: Tensor | None,
-    found: tuple[Tensor, Tensor],
+    found: tuple[Tensor, Tensor, Tensor],
     moves_first: bool,
 ) -> tuple[Tensor, ...]:
     """Gradients of y, F, H, Q, R, c, d, m0 and P0, by equations (5) to (7)."""
@@ -286,3 +300,10 @@ def smooth(
         if cross:
             both[:, t + 1] = between
     return ms, Ps, both
+
+
+def smooth_shared(
+    m: Tensor, P: Tensor, F: Tensor, Q: Tensor, c: Tensor | None, cross: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The smoother of series with one filtered covariance, (1, T, n, n), as are those it gives."""
+    return smooth(m, P, F, Q, c, None, cross)

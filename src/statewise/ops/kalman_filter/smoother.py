@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from statewise.ops.arguments import check_shape, floating, optional_tensors, require_tensors
-from statewise.ops.kalman_filter._library import SMOOTHER, smooth
+from statewise.ops.kalman_filter._library import SMOOTHER, smooth, smooth_shared_now
 
 
 def rts_smoother(
@@ -34,7 +34,8 @@ def rts_smoother(
         cross: whether to give Cov(x_t, x_{t−1}) too.
 
     Returns:
-        Smoothed means and covariances, and Cov(x_t, x_{t−1} | y), zero at t = 0, or None.
+        Smoothed means and covariances, and Cov(x_t, x_{t−1} | y), zero at t = 0, or None. Where
+        ``cov`` is one tensor expanded over the batch, so may they be.
 
     Raises:
         ValueError: a shape that does not fit, or a tensor whose gradient is asked for.
@@ -60,7 +61,15 @@ def rts_smoother(
             f"{SMOOTHER}: a tensor wants a gradient, and this operator has none; detach the "
             "tensors, or smooth in parallel"
         )
+    one = cov.stride(0) == 0 < len(cov) - 1 and len(F) == len(Q) == 1
     mean, cov, F, Q = (x.to(mean.dtype) for x in (mean, cov, F, Q))
     c = None if c is None else c.to(mean.dtype)
+    if one and not torch.compiler.is_compiling() and all(type(x) is Tensor for x in (mean, cov)):
+        whole = lengths is None or not bool((lengths < mean.shape[1]).any())
+        shared = smooth_shared_now(mean, cov[:1], F, Q, c, cross) if whole else None
+        if shared is not None:
+            ms, Ps, both = shared
+            many = (len(ms), -1, -1, -1)
+            return ms, Ps.expand(many), both.expand(many) if cross else None
     found = smooth(mean, cov, F, Q, c, lengths, cross)
     return found[0], found[1], found[2] if cross else None
