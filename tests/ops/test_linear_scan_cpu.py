@@ -54,6 +54,17 @@ def test_fresh_memory_can_be_written(elements):
     assert x.fill_(2.0).sum().item() == pytest.approx(2.0 * elements)
 
 
+def test_settled_memory_stays_what_and_where_it_is():
+    parts = [torch.arange(n, dtype=torch.float64) for n in (0, 5, 3 * memory.HUGE_PAGE // 8, 10**6)]
+    parts += [parts[-1].view(1000, 1000).mT, torch.empty(2000, 2000, device="meta")]
+    places = [part.data_ptr() for part in parts]
+    memory.settle(parts)
+    assert [part.data_ptr() for part in parts] == places
+    for part in parts[:4]:
+        assert torch.equal(part, torch.arange(part.numel(), dtype=torch.float64))
+        assert part.add_(1).numel() == part.numel()
+
+
 @pytest.mark.parametrize(
     ("batch", "length", "blocks"), [(1, 2**13, [4]), (1, 2**14, []), (3, 2**14, [3])]
 )

@@ -19,8 +19,10 @@ from statewise.nn.contract import State, map_state, mask_input, valid_steps
 from statewise.nn.fused import fuses
 from statewise.nn.layer_spec import BlockSpec
 from statewise.nn.specs import RMSNorm
+from statewise.nn.stacked import Stepper
 from statewise.nn.static import linear
 from statewise.ops import matvec
+from statewise.ops.memory import settle
 
 
 class Generation(NamedTuple):
@@ -52,6 +54,9 @@ class LanguageModel(nn.Module):
     several ways. Logits include those of the padding of the vocabulary, behind ``vocab_size``, as
     public checkpoints do.
 
+    Steps without gradients of up to four rows on the CPU take all neighbouring Mamba blocks in one
+    call; the logger ``statewise`` tells whether. Large parameters are put on huge pages there.
+
     Sources: Gu and Dao, Mamba (2312.00752), section 3.4 and appendix E.2; Dao and Gu, Transformers
     are SSMs (2405.21060).
 
@@ -80,6 +85,8 @@ class LanguageModel(nn.Module):
                     out.weight /= math.sqrt(len(self._chain))
         self.norm_f = RMSNorm().build(width)
         self.lm_head = None if config.tie_embeddings else linear(width, size, rng, bias=False)
+        self._steps = Stepper()
+        settle(self.parameters())
 
     @property
     def _chain(self) -> list[Block]:
@@ -162,11 +169,8 @@ class LanguageModel(nn.Module):
 
     def advance(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """:meth:`step` without a look at the values of tokens, which would wait for the device."""
-        h, after = self._embed(tokens), []
-        for block, before in zip(self._chain, state, strict=True):
-            h, last = block.step(h, before)
-            after.append(last)
-        return self._logits(h), tuple(after)
+        h, after = self._steps("LanguageModel", self._chain, self._embed(tokens), state)
+        return self._logits(h), after
 
     @staticmethod
     def fork(state: State, copies: int) -> State:

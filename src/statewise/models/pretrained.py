@@ -18,6 +18,7 @@ from statewise._files import atomic_folder, atomic_write, write_text
 from statewise.models.hub import download, is_repository
 from statewise.models.language_model import LanguageModel
 from statewise.models.layouts import EMBEDDING, layout_of, read_layout, write_layout
+from statewise.ops.memory import settle
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -165,6 +166,7 @@ def _assign(
         precise = torch.promote_types(dtype, torch.float32)
         found[name] = value.to(precise if name.endswith(PRECISE) else dtype)
     model.load_state_dict(found, assign=True)
+    settle(model.parameters())
 
 
 def _drop_tied_head(path: Path, tensors: dict[str, Tensor], embedding: str) -> None:

@@ -19,6 +19,7 @@ from statewise.nn.contract import (
     mask_input,
     valid_steps,
 )
+from statewise.nn.stacked import Stepper
 from statewise.nn.static import linear
 
 
@@ -82,6 +83,7 @@ class SequenceModel(Layer):
         self.norm: nn.Module = nn.Identity()
         if config.norm is not None:
             self.norm = config.norm.build(width)
+        self._steps = Stepper()
         self.pool = config.head.pool if isinstance(config.head, Pooled) else None
         self.head: nn.Linear | None = None
         if not getattr(config.head, "tied", False):
@@ -137,15 +139,12 @@ class SequenceModel(Layer):
         """See :meth:`Layer.step`; tokens are (B,)."""
         features = self._encode_sample(u, mask, dt)
         states, total, count = self._split(state, features.shape[0])
-        after = []
-        for block, before in zip(self._chain, states, strict=True):
-            features, last = block.step(features, before, dt=dt)
-            after.append(last)
+        features, after = self._steps("SequenceModel", self._chain, features, states, dt)
         if total is None or count is None:
-            return self._read(self.norm(features)), tuple(after)
+            return self._read(self.norm(features)), after
         features = self.norm(features).unsqueeze(1).to(total.dtype)
         total, count = self._pool(features, total, count, None, None)
-        return self._read_pool(total, count), PooledState(tuple(after), total, count)
+        return self._read_pool(total, count), PooledState(after, total, count)
 
     def _encode(
         self,

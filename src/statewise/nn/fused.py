@@ -28,6 +28,11 @@ def overwriting() -> Iterator[None]:
         _overwriting.reset(token)
 
 
+def is_overwriting() -> bool:
+    """Whether :func:`overwriting` is on in this thread."""
+    return _overwriting.get()
+
+
 def overwrites(*states: Tensor) -> bool:
     """Whether a fused step writes over these states: :func:`overwriting` is on, and it can."""
     return _overwriting.get() and all(state.is_contiguous() for state in states)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -193,23 +193,33 @@ class Mamba(Recurrence):
         y, after = self._run(u.unsqueeze(1), state, scale, None, None)
         return y.squeeze(1), after
 
-    def _fused_weights(self, u: Tensor, state: State) -> MambaWeights | None:
-        """What a step as one operator needs; None where it cannot be taken."""
+    def step_weights(self) -> MambaWeights | None:
+        """What a step as one operator needs; None where no operator knows this kind of layer."""
         enter, draw, steps, leave = self.in_proj, self.x_proj, self.dt_proj, self.out_proj
-        if self.rule != "euler" or self.selective != Selective() or type(state) is not MambaState:
+        if self.rule != "euler" or self.selective != Selective():
             return None
         assert draw is not None
         assert steps is not None
-        conv, rows = self.conv1d, u.shape[0]
-        weights = MambaWeights(
+        conv = self.conv1d
+        return MambaWeights(
             *(enter.weight, enter.bias, conv.weight, conv.bias, draw.weight, steps.weight),
             *(steps.bias, self.A_log, self.D, leave.weight, leave.bias),
         )
+
+    def step_settings(self) -> dict[str, Any]:
+        """Settings of that operator; this layer has none."""
+        return {}
+
+    def _fused_weights(self, u: Tensor, state: State) -> MambaWeights | None:
+        """The weights where this step can be taken as one operator, else None."""
+        weights = self.step_weights() if type(state) is MambaState else None
+        if weights is None:
+            return None
+        rows = u.shape[0]
         fits = state.ssm.shape == (rows, self.d_inner, self.d_state)
-        fits = fits and state.conv.shape == (rows, conv.width - 1, self.d_inner)
-        if fits and fuses(u, (enter, draw, steps, leave), weights, state):
-            return weights
-        return None
+        fits = fits and state.conv.shape == (rows, self.conv1d.width - 1, self.d_inner)
+        maps = (self.in_proj, self.x_proj, self.dt_proj, self.out_proj)
+        return weights if fits and fuses(u, maps, weights, state) else None
 
     def _run(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -182,10 +182,7 @@ class Mamba2(Recurrence):
                 state.conv,
                 state.ssm,
                 weights,
-                n_groups=self.n_groups,
-                norm_before_gate=self.norm is not None and self.norm.norm_before_gate,
-                eps=1e-5 if self.norm is None else self.norm.eps,
-                dt_limit=self.dt_limit,
+                **self.step_settings(),
                 scale=None if dt is None else dt.to(state.ssm.dtype),
                 overwrite=overwrites(state.ssm),
             )
@@ -210,21 +207,33 @@ class Mamba2(Recurrence):
         y, after = self._run(u.unsqueeze(1), state, scale, None, None)
         return y.squeeze(1), after
 
-    def _fused_weights(self, u: Tensor, state: State) -> Mamba2Weights | None:
-        """What a step as one operator needs; None where it cannot be taken."""
-        if type(state) is not Mamba2State:
-            return None
+    def step_weights(self) -> Mamba2Weights:
+        """What a step as one operator needs."""
         enter, conv, leave, norm = self.in_proj, self.conv1d, self.out_proj, self.norm
-        rows = u.shape[0]
-        weights = Mamba2Weights(
+        return Mamba2Weights(
             *(enter.weight, enter.bias, conv.weight, conv.bias, self.dt_bias, self.A_log, self.D),
             *(None if norm is None else norm.weight, leave.weight, leave.bias),
         )
+
+    def step_settings(self) -> dict[str, Any]:
+        """Settings of that operator."""
+        norm = self.norm
+        return {
+            "n_groups": self.n_groups,
+            "norm_before_gate": norm is not None and norm.norm_before_gate,
+            "eps": 1e-5 if norm is None else norm.eps,
+            "dt_limit": self.dt_limit,
+        }
+
+    def _fused_weights(self, u: Tensor, state: State) -> Mamba2Weights | None:
+        """The weights where this step can be taken as one operator, else None."""
+        if type(state) is not Mamba2State:
+            return None
+        rows, conv, weights = u.shape[0], self.conv1d, self.step_weights()
         fits = state.ssm.shape == (rows, self.n_heads, self.headdim, self.d_state)
         fits = fits and state.conv.shape == (rows, conv.width - 1, conv.channels)
-        if fits and fuses(u, (enter, leave), weights, state):
-            return weights
-        return None
+        maps = (self.in_proj, self.out_proj)
+        return weights if fits and fuses(u, maps, weights, state) else None
 
     def _run(
         self,

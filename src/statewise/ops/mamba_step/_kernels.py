@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from statewise.ops.jit import kernel
-from statewise.ops.matvec._kernels import AHEAD, _dot
+from statewise.ops.matvec._kernels import forward
 from statewise.ops.simd import (
     WIDER,
     broadcast,
+    elements,
     load,
     madd,
     mul,
@@ -24,6 +25,14 @@ from statewise.ops.simd import (
     zero,
 )
 from statewise.ops.simd_math import exp, sigmoid, softplus
+
+
+def fullest(states: int, itemsize: int) -> int | bool | None:
+    """The widest kind of pack that the states fill."""
+    pack = elements(itemsize)
+    if states % (WIDER * pack) == 0:
+        return WIDER
+    return True if states % pack == 0 else None
 
 
 @kernel
@@ -49,19 +58,22 @@ def _convolve(entered, at, window, row, taps, bias, has_bias, x, last, channels,
 
 
 @kernel
-def _advance(h, after, at, decay, gain, drawn, B, C, share, states, wide):
-    """One row of N states, h ← decay h + gain B, and its product with C."""
+def _advance(h, after, at, decay, step, x, d, rows, B, C, share, sums, states, wide):
+    """Rows of N states, h ← decay h + step x_d B, and their products with C in ``sums``.
+
+    There are at most as many rows as a pack has elements: one tree of sums is for all of them.
+    """
     W = width(h, wide)
-    a, g, read = broadcast(h, decay, wide), broadcast(h, gain, wide), zero(h, wide)
-    for n in range(0, states, W):
-        value = madd(a, load(h, at + n, wide), mul(g, load(drawn, B + n, wide)))
-        store(after, at + n, value)
-        read = madd(value, load(drawn, C + n, wide), read)
-    store(share, 0, read)
-    total = share[0]
-    for k in range(1, W):
-        total += share[k]
-    return total
+    a = broadcast(h, decay, wide)
+    for r in range(rows):
+        g, read = broadcast(h, step * x[d + r], wide), zero(h, wide)
+        for n in range(0, states, W):
+            value = madd(a, load(h, at + n, wide), mul(g, load(x, B + n, wide)))
+            store(after, at + n, value)
+            read = madd(value, load(x, C + n, wide), read)
+        store(share, r * W, read)
+        at += states
+    store(sums, 0, totals(share, 0, wide))
 
 
 @kernel
@@ -76,15 +88,13 @@ def mamba(
     x, delta, gate = np.zeros(room, h.dtype), np.zeros(room, h.dtype), np.zeros(room, h.dtype)
     drawn, share = np.empty(rank + 2 * states, h.dtype), np.zeros(W * W, h.dtype)
     sums = np.empty(W, h.dtype)
-    ahead = AHEAD // h.itemsize
     for i in range(batch):
         _convolve(
             entered, i * 2 * channels, window, i * (count - 1) * channels, taps, bias, has_bias,
             x, last, channels, count,
         )  # fmt: skip
-        quads, packs = channels // (4 * W) * (4 * W), channels // W * W
-        for m in range(rank + 2 * states):
-            drawn[m] = _dot(x, 0, x_weight, m * channels, share, channels, quads, packs, ahead)
+        rows = rank + 2 * states
+        forward(x, x_weight, x, False, drawn, (1, channels, rows), 0, rows)
         packs = rank // W * W
         for first in range(0, channels, W):
             few = min(W, channels - first)
@@ -135,14 +145,14 @@ def mamba2(
 ):  # fmt: skip
     """From W_in u to the input of W_out (B, J + S), the next window and the next states."""
     batch, heads, P, states, groups, beside, mixed, count = sizes
-    W = width(h, WIDER)
+    W, V = width(h, WIDER), width(h, wide)
     S = heads * P
     rows = 2 * beside + S + mixed + heads
     x = np.zeros((mixed + W - 1) // W * W, h.dtype)
     z = np.zeros((S + W - 1) // W * W, h.dtype)
     free = np.zeros((beside + W - 1) // W * W, h.dtype)
     delta, decay = np.zeros((heads + W - 1) // W * W, h.dtype), np.zeros(heads, h.dtype)
-    share = np.empty(W, h.dtype)
+    share, sums = np.zeros(V * V, h.dtype), np.empty(V, h.dtype)
     low, high = limits
     each = D.size == heads
     for i in range(batch):
@@ -177,14 +187,15 @@ def mamba2(
         for j in range(heads):
             B = S + j // (heads // groups) * states
             C = B + groups * states
-            for p in range(P):
-                d = j * P + p
-                at = ((i * heads + j) * P + p) * states
-                total = _advance(
-                    h, after, at, decay[j], delta[j] * x[d], x, B, C, share, states, wide
+            for p in range(0, P, V):
+                d, few = j * P + p, min(V, P - p)
+                at = (i * heads * P + d) * states
+                _advance(
+                    h, after, at, decay[j], delta[j], x, d, few, B, C, share, sums, states, wide
                 )
-                total += D[j if each else d] * x[d]
-                y[out + d] = total if has_norm and before_gate else total * z[d]
+                for r in range(few):
+                    total = sums[r] + D[j if each else d + r] * x[d + r]
+                    y[out + d + r] = total if has_norm and before_gate else total * z[d + r]
         if has_norm:
             few = S // groups
             for g in range(groups):

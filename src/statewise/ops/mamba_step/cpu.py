@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,14 +22,6 @@ def supports(device: str, dtype: torch.dtype) -> str | None:
     if dtype not in (torch.float32, torch.float64):
         return f"the cpu back end of mamba_step computes in float32 and float64, not in {dtype}"
     return refuses_cpu("mamba_step", device)
-
-
-def _kind(states: int, dtype: torch.dtype) -> Any:
-    """The widest kind of pack that the states fill."""
-    pack = elements(dtype.itemsize)
-    if states % (WIDER * pack) == 0:
-        return WIDER
-    return True if states % pack == 0 else None
 
 
 def _flat(x: Tensor) -> np.ndarray:
@@ -66,7 +58,7 @@ def mamba(
         *(entered, _flat(window), _flat(h), _flat(p.conv_weight), *_optional(p.conv_bias, entered)),
         *(_flat(p.x_weight), _flat(p.dt_weight), _flat(p.dt_bias), _flat(p.A_log), _flat(p.D)),
         *(*_optional(scale, entered), y, _flat(last), _flat(after)),
-        *((batch, channels, states, rank, count), _kind(states, u.dtype)),
+        *((batch, channels, states, rank, count), _kernels.fullest(states, u.itemsize)),
     )
     out = torch.from_numpy(_product(y, p.out_weight, p.out_bias))
     return out.view(batch, -1), last, after
@@ -98,7 +90,10 @@ def mamba2(
         *(_flat(p.dt_bias), _flat(p.A_log), _flat(p.D), *_optional(p.norm_weight, entered)),
         *(*_optional(scale, entered), y, _flat(last), _flat(after)),
         *(norm_before_gate, eps, dt_limit),
-        *((batch, heads, width, states, n_groups, beside, mixed, count), _kind(states, u.dtype)),
+        *(
+            (batch, heads, width, states, n_groups, beside, mixed, count),
+            _kernels.fullest(states, u.itemsize),
+        ),
     )
     out = torch.from_numpy(_product(y, p.out_weight, p.out_bias))
     return out.view(batch, -1), last, after

@@ -116,20 +116,8 @@ def mamba_step(
     _check_overwritten("mamba_step", h, overwrite)
     name, (batch, inner) = "mamba_step", u.shape
     channels, taps = weights.conv_weight.shape
-    rank, states = weights.dt_weight.shape[1], weights.A_log.shape[1]
-    expected = {
-        "in_weight": (2 * channels, inner),
-        "in_bias": (2 * channels,),
-        "conv_bias": (channels,),
-        "x_weight": (rank + 2 * states, channels),
-        "dt_weight": (channels, rank),
-        "dt_bias": (channels,),
-        "A_log": (channels, states),
-        "D": (channels,),
-        "out_weight": (inner, channels),
-        "out_bias": (inner,),
-    }
-    _check_shapes(name, weights._asdict(), expected, weights.conv_weight)
+    states = weights.A_log.shape[1]
+    _check_shapes(name, weights._asdict(), mamba_shapes(weights, inner), weights.conv_weight)
     given = {"window": window, "h": h, "scale": scale}
     sizes = {"window": (batch, taps - 1, channels), "h": (batch, channels, states)}
     _check_shapes(name, given, sizes | {"scale": (batch,)}, weights.conv_weight)
@@ -189,13 +177,46 @@ def mamba2_step(
     batch, inner = u.shape
     heads, width, states = h.shape[1:]
     mixed, taps = weights.conv_weight.shape
+    expected = mamba2_shapes(weights, inner, heads, width, n_groups * states)
+    _check_shapes(name, weights._asdict(), expected, h)
+    sizes = {"window": (batch, taps - 1, mixed), "h": (batch, *h.shape[1:]), "scale": (batch,)}
+    _check_shapes(name, {"window": window, "h": h, "scale": scale}, sizes, weights.conv_weight)
+    backend = dispatch.select(OP, u.device.type, u.dtype)
+    return backend.mamba2(
+        u, window, h, weights, n_groups, norm_before_gate, eps, dt_limit, scale, overwrite
+    )
+
+
+def mamba_shapes(weights: MambaWeights, inner: int) -> dict[str, tuple[int, ...]]:
+    """Shapes that the parameters of a layer of ``inner`` channels must have, by their names."""
+    channels = weights.conv_weight.shape[0]
+    rank, states = weights.dt_weight.shape[1], weights.A_log.shape[1]
+    return {
+        "in_weight": (2 * channels, inner),
+        "in_bias": (2 * channels,),
+        "conv_bias": (channels,),
+        "x_weight": (rank + 2 * states, channels),
+        "dt_weight": (channels, rank),
+        "dt_bias": (channels,),
+        "A_log": (channels, states),
+        "D": (channels,),
+        "out_weight": (inner, channels),
+        "out_bias": (inner,),
+    }
+
+
+def mamba2_shapes(
+    weights: Mamba2Weights, inner: int, heads: int, width: int, states: int
+) -> dict[str, tuple[int, ...]]:
+    """See :func:`mamba_shapes`; ``states`` are those of all groups, G N."""
+    mixed, taps = weights.conv_weight.shape
     wide = heads * width
     beside = weights.out_weight.shape[1] - wide
     rows = 2 * beside + wide + mixed + heads
-    expected = {
+    return {
         "in_weight": (rows, inner),
         "in_bias": (rows,),
-        "conv_weight": (wide + 2 * n_groups * states, taps),
+        "conv_weight": (wide + 2 * states, taps),
         "conv_bias": (mixed,),
         "dt_bias": (heads,),
         "A_log": (heads,),
@@ -204,13 +225,6 @@ def mamba2_step(
         "out_weight": (inner, beside + wide),
         "out_bias": (inner,),
     }
-    _check_shapes(name, weights._asdict(), expected, h)
-    sizes = {"window": (batch, taps - 1, mixed), "h": (batch, *h.shape[1:]), "scale": (batch,)}
-    _check_shapes(name, {"window": window, "h": h, "scale": scale}, sizes, weights.conv_weight)
-    backend = dispatch.select(OP, u.device.type, u.dtype)
-    return backend.mamba2(
-        u, window, h, weights, n_groups, norm_before_gate, eps, dt_limit, scale, overwrite
-    )
 
 
 def _check_types(

@@ -9,7 +9,6 @@ import numpy as np
 
 from statewise.ops import pool
 from statewise.ops.matvec import _kernels
-from statewise.ops.simd import WIDER, elements
 
 MIN_ELEMENTS = 500_000
 """Numbers of the matrix that a thread must have before another one is worth waking."""
@@ -23,17 +22,11 @@ def product(
     y = np.empty(batch * outer, x.dtype)
     if not y.size:
         return y
-    room = 4 * WIDER * elements(x.itemsize)
     arguments = (x, weight, x if bias is None else bias, bias is not None, y)
     count = max(1, min(pool.threads(), outer, inner * outer // MIN_ELEMENTS))
     if count == 1:
-        _kernels.forward(*arguments, np.empty(room, x.dtype), sizes, 0, outer)
+        _kernels.forward(*arguments, sizes, 0, outer)
         return y
     bounds = [k * outer // count for k in range(count + 1)]
-    pool.run(
-        [
-            partial(_kernels.forward, *arguments, np.empty(room, x.dtype), sizes, *ends)
-            for ends in pairwise(bounds)
-        ]
-    )
+    pool.run([partial(_kernels.forward, *arguments, sizes, *ends) for ends in pairwise(bounds)])
     return y
