@@ -2,10 +2,11 @@
 
 Run ``python benchmarks/particle_filters.py`` (one thread). Bootstrap filters of linear Gaussian
 models by systematic resampling where the effective sample size is below half: the least
-milliseconds of ``--repeats`` runs, with all particles kept and with means only; and how many
-standard errors of their mean the log-likelihoods are away from that of the Kalman filter, less half
-their variance, by which a logarithm of an unbiased estimate is low. Where that is above 4 the
-number is marked. Peers are measured where they are installed: particles, which keeps no particles,
+milliseconds of ``--repeats`` runs, with all particles kept and with means only, by the engine that
+``auto`` takes and by the eager one; and how many standard errors the mean of the log-likelihoods is
+away from that of the Kalman filter, less half their variance, by which a logarithm of an unbiased
+estimate is low. Where that is above 4 the number is marked. Peers are measured where they
+are installed: particles, which keeps no particles,
 and cuthbert, compiled by JAX in float64, with the time to compile apart. ``--json FILE`` also
 writes the rows.
 """
@@ -93,7 +94,9 @@ def timed(run: Callable[[int], float], repeats: int) -> tuple[float, list[float]
     return best, found
 
 
-def of_statewise(problem: Problem, N: int, dtype: torch.dtype, keep: Any) -> Callable[[int], float]:
+def of_statewise(
+    problem: Problem, N: int, dtype: torch.dtype, keep: Any, engine: Any = "auto"
+) -> Callable[[int], float]:
     """A run of this package."""
     y = torch.as_tensor(problem.y, dtype=dtype)[None]
     move = torch.as_tensor(problem.F, dtype=dtype).mT.contiguous()
@@ -106,7 +109,8 @@ def of_statewise(problem: Problem, N: int, dtype: torch.dtype, keep: Any) -> Cal
     )
 
     def run(seed: int) -> float:
-        found = inference.particle_filter(model, y, particles=N, keep=keep, seed=seed)
+        options = {"particles": N, "keep": keep, "seed": seed, "engine": engine}
+        found = inference.particle_filter(model, y, **options)
         return found.log_likelihood.item()
 
     return run
@@ -189,6 +193,7 @@ def ways(problem: Problem, N: int, rivals: bool) -> Iterator[tuple[str, Callable
         for keep, what in (("mean", "means"), ("all", "all")):
             name = str(dtype).removeprefix("torch.")
             yield f"statewise, {name}, {what}", of_statewise(problem, N, dtype, keep)
+    yield "statewise, eager engine", of_statewise(problem, N, torch.float64, "mean", "eager")
     for who, way in (("particles", of_particles), ("cuthbert", of_cuthbert)):
         if rivals and importlib.util.find_spec(who):
             yield who, way(problem, N)
@@ -197,7 +202,7 @@ def ways(problem: Problem, N: int, rivals: bool) -> Iterator[tuple[str, Callable
 def main(options: Options) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    warm("philox", "particle_step")
+    warm("philox", "particle_loop", "particle_step")
     rows = []
     print(f"T = {options.steps}, 1 thread\n")
     print("| states | particles | who | ms | standard errors |\n|---|---|---|---|---|")
@@ -210,7 +215,11 @@ def main(options: Options) -> None:
             milliseconds, found = timed(run, options.repeats)
             sample = np.array(found) - problem.log_likelihood
             spread = sample.std(ddof=1)
-            errors = abs(sample.mean() + spread**2 / 2) / (spread / math.sqrt(len(sample)))
+            # Of the mean and of half the variance, which are independent in normal samples.
+            error = math.hypot(
+                spread / len(sample) ** 0.5, spread**2 / (2 * len(sample) - 2) ** 0.5
+            )
+            errors = abs(sample.mean() + spread**2 / 2) / error
             rows.append(Row(d, N, who, milliseconds, errors))
             mark = "" if errors <= 4 else " (above the gate)"
             more = f" (and {first - milliseconds:.0f} to compile)" if who == "cuthbert" else ""

@@ -14,12 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from statewise.ops import philox_normal, philox_uniform
-
-BLOCK = 32_768
-"""Random numbers that are made at once: the second cache keeps them until they are used."""
-
-STEPS = 64
-"""Steps of a block at most: each becomes a tensor."""
+from statewise.ops.particle_loop import steps_at_once
 
 FLOATS = (torch.float32, torch.float64)
 
@@ -27,13 +22,16 @@ FLOATS = (torch.float32, torch.float64)
 class Stream:
     """Random numbers in blocks of steps: on the CPU by counting, elsewhere torch's own.
 
+    Those of the first kind and shape that are asked for are those of ``ops.particle_loop``.
+
     Args:
         key: a number from 0 to 2⁶³ − 1.
         device: where they are wanted.
     """
 
     def __init__(self, key: int, device: torch.device) -> None:
-        self.key, self.device, self.made = key, device, 0
+        self.key, self.device = key, device
+        self.made = {"normal": 0, "uniform": 1}
         self.left: dict[tuple, list[Tensor]] = {}
 
     def normal(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -49,15 +47,15 @@ class Stream:
         left = self.left.get(key)
         if not left:
             size = math.prod(shape)
-            steps = min(max(1, BLOCK // max(size, 1)), STEPS)
+            steps = steps_at_once(size)
             if self.device.type != "cpu":
                 make = torch.randn if kind == "normal" else torch.rand
                 block = make(steps * size, dtype=dtype, device=self.device)
             else:
                 count = philox_normal if kind == "normal" else philox_uniform
-                block = count(self.key, self.made, steps * size, dtype=dtype)
-            self.made += 1
-            left = self.left[key] = list(block.view(steps, *shape).unbind(0))
+                block = count(self.key, self.made[kind], steps * size, dtype=dtype)
+            self.made[kind] += 2
+            left = self.left[key] = list(reversed(block.view(steps, *shape).unbind(0)))
         return left.pop()
 
 

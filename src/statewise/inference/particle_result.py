@@ -30,6 +30,7 @@ class ParticleResult:
         model: the model.
         u: inputs (B, T, m), or None.
         valid: which steps are before the end of their series, (B, T) bool.
+        engine: which one ran, ``"eager"`` or ``"compiled"``.
     """
 
     particles: Tensor
@@ -40,6 +41,7 @@ class ParticleResult:
     model: StateSpaceModel
     u: Tensor | None
     valid: Tensor
+    engine: str = "eager"
 
     @property
     def log_likelihood(self) -> Tensor:
@@ -81,6 +83,7 @@ class ParticleSummary:
         model: the model.
         u: inputs (B, T, m), or None.
         valid: which steps are before the end of their series, (B, T) bool.
+        engine: which one ran, ``"eager"`` or ``"compiled"``.
     """
 
     mean: Tensor
@@ -92,6 +95,7 @@ class ParticleSummary:
     model: StateSpaceModel
     u: Tensor | None
     valid: Tensor
+    engine: str = "eager"
 
     @property
     def log_likelihood(self) -> Tensor:

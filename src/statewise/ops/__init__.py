@@ -40,21 +40,32 @@ from statewise.ops.newton_scan import (
     para_gru,
     para_lstm,
 )
+from statewise.ops.particle_loop import (
+    Formula,
+    LoopResult,
+    Program,
+    particle_formula,
+    particle_loop,
+)
 from statewise.ops.particle_step import ParticleSteps, ancestors, particle_steps
 from statewise.ops.philox import philox_normal, philox_uniform
 from statewise.ops.scan2d import scan2d
 from statewise.ops.selective_scan import selective_scan
 from statewise.ops.ssd import linear_attention, ssd
+from statewise.ops.stack_step import BlockStack, stack_step
 from statewise.ops.vandermonde_kernel import vandermonde_kernel
 
 __all__ = [
     "BackendError",
     "BackendStatus",
+    "BlockStack",
     "Blocks",
     "Cell",
     "Damped",
     "Dense",
     "Diagonal",
+    "Formula",
+    "LoopResult",
     "Mamba2Weights",
     "MambaWeights",
     "Newton",
@@ -62,6 +73,7 @@ __all__ = [
     "ParaGRUCell",
     "ParaLSTMCell",
     "ParticleSteps",
+    "Program",
     "QuasiNewton",
     "ancestors",
     "backends",
@@ -88,6 +100,8 @@ __all__ = [
     "operators",
     "para_gru",
     "para_lstm",
+    "particle_formula",
+    "particle_loop",
     "particle_steps",
     "philox_normal",
     "philox_uniform",
@@ -96,6 +110,7 @@ __all__ = [
     "scan2d",
     "selective_scan",
     "ssd",
+    "stack_step",
     "status",
     "use_backend",
     "vandermonde_kernel",

@@ -19,6 +19,9 @@ QUARTER, THIRD = np.uint64(0x3FFFFFFFFFFFFFFF), np.uint64(62)
 CHUNK = 512
 """Blocks at a time, so that what lies between the loops stays in the nearest cache."""
 
+ROUND = 32
+"""A divisor of that, and a multiple of the numbers that fit into registers."""
+
 
 @kernel
 def _sine(x, z):
@@ -63,7 +66,7 @@ def _bits(key, stream, first, count, v, w):
 def _turned(r, w, c, s):
     """√r cos θ and √r sin θ, θ from the bits w."""
     apart()
-    for j in range(CHUNK):
+    for j in range(len(r)):
         # The quarter of the circle, and the way along it from its middle.
         turn = w[j] >> THIRD
         x = (((w[j] & QUARTER) >> REST) * 2.0**-51 - 0.5) * (math.pi / 2)
@@ -78,34 +81,42 @@ def _turned(r, w, c, s):
 
 
 @kernel
-def uniform(key, stream, start, stop, half, out):
-    """Fill out[start:stop] and, where there is room, out[half + start : half + stop]."""
-    v, w = np.empty(CHUNK, np.uint64), np.empty(CHUNK, np.uint64)
-    for o in range(start, stop, CHUNK):
-        count = min(CHUNK, stop - o)
-        _bits(key, stream, np.uint64(o), count, v, w)
-        for j in range(count):
-            out[o + j] = (v[j] >> REST) * 2.0**-53
-        for j in range(min(count, len(out) - half - o)):
-            out[half + o + j] = (w[j] >> REST) * 2.0**-53
+def scratch():
+    """What :func:`uniform` and :func:`normal` work on, for kernels that call them."""
+    return np.zeros((2, CHUNK), np.uint64), np.zeros((3, CHUNK))
 
 
 @kernel
-def normal(key, stream, start, stop, half, out):
+def uniform(key, stream, start, stop, first, second, spare):
+    """Of each block from start to stop a number to ``first`` and one to ``second``, if it fits."""
+    v, w = spare[0][0], spare[0][1]
+    for o in range(start, stop, CHUNK):
+        count, at = min(CHUNK, stop - o), o - start
+        _bits(key, stream, np.uint64(o), count, v, w)
+        for j in range(count):
+            first[at + j] = (v[j] >> REST) * 2.0**-53
+        for j in range(min(count, len(second) - at)):
+            second[at + j] = (w[j] >> REST) * 2.0**-53
+
+
+@kernel
+def normal(key, stream, start, stop, first, second, spare):
     """Likewise, with normal numbers."""
-    v, w = np.zeros(CHUNK, np.uint64), np.zeros(CHUNK, np.uint64)
-    r, c, s = np.empty(CHUNK), np.empty(CHUNK), np.empty(CHUNK)
+    v, w = spare[0][0], spare[0][1]
+    r, c, s = spare[1][0], spare[1][1], spare[1][2]
     W = width(r, WIDER)
     scale = broadcast(r, -2.0, WIDER)
     for o in range(start, stop, CHUNK):
-        count = min(CHUNK, stop - o)
-        _bits(key, stream, np.uint64(o), count, v, w)
-        for j in range(CHUNK):
+        count, at = min(CHUNK, stop - o), o - start
+        # Loops end at a multiple of what the compiler packs, so that none has single steps left.
+        full = (count + ROUND - 1) // ROUND * ROUND
+        _bits(key, stream, np.uint64(o), full, v, w)
+        for j in range(full):
             r[j] = ((v[j] >> REST) + np.uint64(1)) * 2.0**-53
-        for j in range(0, CHUNK, W):
+        for j in range(0, full, W):
             store(r, j, mul(scale, log(load(r, j, WIDER))))
-        _turned(r, w, c, s)
+        _turned(r[:full], w, c, s)
         for j in range(count):
-            out[o + j] = c[j]
-        for j in range(min(count, len(out) - half - o)):
-            out[half + o + j] = s[j]
+            first[at + j] = c[j]
+        for j in range(min(count, len(second) - at)):
+            second[at + j] = s[j]

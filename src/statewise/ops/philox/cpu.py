@@ -21,6 +21,12 @@ def supports(device: str, dtype: torch.dtype) -> str | None:
     return refuses_cpu("philox", device)
 
 
+def _scratch() -> tuple[np.ndarray, np.ndarray]:
+    # Made here: a kernel that gives arrays back, and that other kernels call too, may fail when it
+    # is loaded from the cache.
+    return np.zeros((2, _kernels.CHUNK), np.uint64), np.zeros((3, _kernels.CHUNK))
+
+
 def numbers(
     key: int, stream: int, count: int, dtype: torch.dtype, device: torch.device, normal: bool
 ) -> Tensor:
@@ -29,7 +35,11 @@ def numbers(
     fill = _kernels.normal if normal else _kernels.uniform
     given = np.uint64(key), np.uint64(stream)
     blocks = cut(1, half, count, _kernels.CHUNK)
-    pool.run([partial(fill, *given, d0, d1, half, out) for _, _, d0, d1 in blocks])
+    calls = [
+        partial(fill, *given, d0, d1, out[d0:d1], out[half + d0 : half + d1], _scratch())
+        for _, _, d0, d1 in blocks
+    ]
+    pool.run(calls)
     return torch.from_numpy(out)
 
 
