@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -171,3 +172,15 @@ def test_no_variance_is_said():
     given["R"], given["H"] = torch.zeros_like(given["R"]), torch.zeros_like(given["H"])
     with pytest.raises(ValueError, match="series 0 at step 0 is not pos"):
         kalman_filter(**given)
+
+
+def test_nothing_waits_for_a_device():
+    """A call must not look at values on a GPU: that stalls it, and no graph can capture it."""
+    library = importlib.import_module("statewise.ops.kalman_filter._library")
+    op = importlib.import_module("statewise.ops.kalman_filter.op")
+    there = torch.empty(5, 7, 2, device="meta")
+    with pytest.raises(RuntimeError, match="meta"):
+        bool((there == there[:1]).all())
+    assert not op._alike(there)
+    assert op._alike(there[:1].expand(5, 7, 2))
+    assert not library.complete(torch.empty(5, dtype=torch.int64, device="meta"), 7)

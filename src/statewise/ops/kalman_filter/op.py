@@ -17,6 +17,7 @@ from statewise.ops.arguments import (
 )
 from statewise.ops.kalman_filter._library import (
     OP,
+    complete,
     filter_now,
     likelihood_now,
     run,
@@ -167,8 +168,10 @@ def _plain(given: tuple[Any, ...]) -> bool:
 
 
 def _alike(x: Tensor | None) -> bool:
-    """Whether a tensor is the same for every series."""
-    return x is None or x.stride(0) == 0 or bool((x == x[:1]).all())
+    """Whether a tensor is the same for every series, as far as one can tell without waiting."""
+    if x is None or x.stride(0) == 0:
+        return True
+    return x.device.type == "cpu" and bool((x == x[:1]).all())
 
 
 def _shared(
@@ -178,9 +181,7 @@ def _shared(
     y, F, H, Q, R, c, d, m0, P0, observed, lengths = given
     if len(y) == 1 or any(len(x) > 1 for x in (F, H, Q, R)):
         return None
-    if lengths is not None and bool((lengths < y.shape[1]).any()):
-        return None
-    if not (_alike(P0) and _alike(observed)):
+    if not (complete(lengths, y.shape[1]) and _alike(P0) and _alike(observed)):
         return None
     return shared_now(y, (F, H, Q, R, c, d), (m0, P0), observed, moves_first, stores)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from statewise.ops.arguments import check_shape, floating, optional_tensors, require_tensors
-from statewise.ops.kalman_filter._library import SMOOTHER, smooth, smooth_shared_now
+from statewise.ops.kalman_filter._library import SMOOTHER, complete, smooth, smooth_shared_now
 
 
 def rts_smoother(
@@ -65,7 +65,7 @@ def rts_smoother(
     mean, cov, F, Q = (x.to(mean.dtype) for x in (mean, cov, F, Q))
     c = None if c is None else c.to(mean.dtype)
     if one and not torch.compiler.is_compiling() and all(type(x) is Tensor for x in (mean, cov)):
-        whole = lengths is None or not bool((lengths < mean.shape[1]).any())
+        whole = complete(lengths, mean.shape[1])
         shared = smooth_shared_now(mean, cov[:1], F, Q, c, cross) if whole else None
         if shared is not None:
             ms, Ps, both = shared
