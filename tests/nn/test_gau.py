@@ -25,7 +25,7 @@ class TestGAU(LayerContract):
     exact = False
 
     def build(self, dtype=torch.float64, seed=0):
-        return GAU(3, d_key=4, window=4, base=100.0, seed=seed).to(dtype)
+        return loud(GAU(3, d_key=4, window=4, base=100.0, seed=seed)).to(dtype)
 
 
 class TestGAUSquaredReLU(EagerContract):
@@ -33,10 +33,18 @@ class TestGAUSquaredReLU(EagerContract):
     exact = False
 
     def build(self, dtype=torch.float64, seed=0):
-        layer = GAU(3, d_key=4, window=6, activation="relu2", base=10.0, seed=seed)
+        layer = loud(GAU(3, d_key=4, window=6, activation="relu2", base=10.0, seed=seed))
         with torch.no_grad():
             layer.scale.mul_(5)
         return layer.to(dtype)
+
+
+def loud(layer):
+    """A unit nearly silent at the start would hide its errors."""
+    with torch.no_grad():
+        for part in (layer.enter.weight, layer.leave.weight, layer.scale):
+            part.mul_(40)
+    return layer
 
 
 def noise(*shape, seed=0):
@@ -78,13 +86,27 @@ def dense_gau(layer, u, position):
 @pytest.mark.parametrize("activation", ["softmax", "relu2"])
 @pytest.mark.parametrize("window", [1, 3, 8, 40])
 def test_blocks_are_the_dense_product(activation, window):
-    layer = GAU(3, d_key=4, window=window, activation=activation, base=50.0, seed=1).double()
+    layer = GAU(3, d_key=4, window=window, activation=activation, base=50.0, seed=1)
+    layer = loud(layer).double()
     u, dt = noise(2, 19, 3), noise(2, 19, seed=2).abs()
     y, expected = layer(u, dt=dt)[0], dense_gau(layer, u, dt.cumsum(1))
     close(y, expected)
     one = gradients(layer, y.square().sum())
     for name, gradient in gradients(layer, expected.square().sum()).items():
         torch.testing.assert_close(one[name], gradient, rtol=1e-9, atol=1e-11)
+
+
+def test_the_unit_is_nearly_silent_at_the_start():
+    layer = GAU(64, d_key=16, window=8, seed=0)
+    drawn = torch.cat([part.weight.detach().flatten() for part in (layer.enter, layer.leave)])
+    assert float(drawn.abs().max()) <= 0.04
+    # A normal law cut at two deviations has 0.88 of its spread left.
+    assert float(drawn.std()) == pytest.approx(0.0176, rel=0.02)
+    assert float(layer.scale.detach().abs().max()) <= 0.04
+    for bias in (layer.enter.bias, layer.leave.bias, layer.shift):
+        assert not bias.detach().any()
+    with torch.no_grad():
+        assert float(layer(noise(2, 30, 64).float())[0].abs().max()) < 0.01
 
 
 def test_wrong_options_are_told():

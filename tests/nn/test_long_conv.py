@@ -83,6 +83,15 @@ def test_smoothing_in_time_is_a_moving_average() -> None:
     np.testing.assert_allclose(layer.kernel().detach().numpy(), expected, atol=1e-15)
 
 
+def test_smoothing_inside_averages_the_taps_that_are_there() -> None:
+    layer = LongConv(
+        3, taps=20, squash=0.0, smooth="time", smooth_width=5, smooth_edges="inside"
+    ).double()
+    k = layer.taps.detach().numpy()
+    expected = [k[:, max(s - 2, 0) : s + 3].mean(1) for s in range(20)]
+    np.testing.assert_allclose(layer.kernel().detach().numpy(), np.stack(expected, 1), atol=1e-15)
+
+
 def test_smoothing_makes_taps_smoother() -> None:
     def roughness(k: torch.Tensor) -> float:
         k = k.detach()
@@ -141,6 +150,7 @@ def test_taps_are_trained_as_dynamics() -> None:
         {"kernel_dropout": 1.0},
         {"smooth": "space"},
         {"smooth_width": 4},
+        {"smooth_edges": "wrap"},
         {"init": "zero"},
     ],
 )

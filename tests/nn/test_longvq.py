@@ -126,6 +126,19 @@ def test_unused_words_are_drawn_anew():
     assert any(torch.allclose(layer.codes[2], row) for row in key)
 
 
+def test_a_codebook_starts_at_keys_of_the_data():
+    layer = vq(4, n_codes=5, d_key=2)
+    key = noise(2, 3, 2)
+    layer.start_codes(key, seed=0)
+    rows = key.flatten(0, 1)
+    at = [int(torch.nonzero((rows == word).all(-1))) for word in layer.codes]
+    assert len(set(at)) == 5
+    assert torch.equal(layer.sums, layer.codes)
+    assert torch.equal(layer.weights, torch.ones(5, dtype=torch.float64))
+    layer.start_codes(key[:1, :2], seed=0)
+    assert {int(torch.nonzero((rows == word).all(-1))) for word in layer.codes} <= {0, 1}
+
+
 def test_running_the_layer_leaves_the_codebook_alone():
     layer = vq(4).train()
     before = {name: value.clone() for name, value in layer.named_buffers()}
@@ -138,3 +151,5 @@ def test_wrong_options_are_told():
         LongVQ(3, n_codes=0)
     with pytest.raises(ValueError, match=r"decay in \[0, 1\); given 1"):
         vq(2).learn_codes(noise(3, 4), decay=1.0)
+    with pytest.raises(ValueError, match="given none"):
+        vq(2).start_codes(noise(0, 4))

@@ -23,7 +23,7 @@ class TestSeqBoat(LayerContract):
 
     def build(self, dtype=torch.float64, seed=0):
         inner = GAU.spec(d_key=4, window=3, base=50.0)
-        return SeqBoat(3, inner=inner, d_state=2, seed=seed).to(dtype)
+        return loud(SeqBoat(3, inner=inner, d_state=2, seed=seed)).to(dtype)
 
 
 class TestSeqBoatAroundARecurrence(EagerContract):
@@ -45,6 +45,14 @@ def noise(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def loud(layer):
+    """Attention nearly silent at the start would hide its errors."""
+    with torch.no_grad():
+        for part in (layer.inner.enter.weight, layer.inner.leave.weight, layer.inner.scale):
+            part.mul_(20)
+    return layer
+
+
 def boat(bias=0.0, **options):
     """A layer whose router leans to "use" by ``bias``, with paths that are not small."""
     options = {"d_key": 4, "window": 3, "base": 50.0} | options
@@ -53,7 +61,7 @@ def boat(bias=0.0, **options):
         layer.route.weight.mul_(50)
         layer.bypass.weight.mul_(20)
         layer.route.bias[1] = bias
-    return layer
+    return loud(layer)
 
 
 def dense(layer, u):

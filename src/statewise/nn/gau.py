@@ -13,7 +13,7 @@ from torch.nn.functional import pad, silu
 from statewise.nn.contract import State, mask_input
 from statewise.nn.recurrence import Recurrence
 from statewise.nn.rotary import rotate
-from statewise.nn.static import linear
+from statewise.nn.static import small_linear, small_normal
 
 
 class GAUState(NamedTuple):
@@ -50,7 +50,11 @@ class GAU(Recurrence):
     f is the softmax over s of q·k/√d_key, or max(0, q·k/W)² (``activation="relu2"``). A sample sees
     itself and the W before it. A relative step ``dt`` is the distance between two samples.
 
-    Source: Hua et al., FLASH (2202.10447), section 2; the window as in SeqBoat (2306.11197).
+    W, W_h and the scales start as N(0, 0.02²), cut at two deviations, without biases: the unit is
+    nearly silent at first, so that a router that weighs it does not shut it off as noise.
+
+    Source: Hua et al., FLASH (2202.10447), section 2; the window and the start as in SeqBoat
+    (2306.11197) and its public code.
 
     Args:
         d_model: input and output channels.
@@ -95,10 +99,11 @@ class GAU(Recurrence):
         self.d_input = self.d_output = d_model
         self.d_key, self.d_value, self.window = d_key, expand * d_model, window
         self.activation, self.base = activation, base
-        self.enter = linear(d_model, d_key + 2 * self.d_value, rng)
-        self.scale = nn.Parameter(torch.ones(2, d_key))
+        self.enter = small_linear(d_model, d_key + 2 * self.d_value, rng)
+        scale = small_normal((2, d_key), rng)
+        self.scale = nn.Parameter(torch.tensor(scale, dtype=torch.get_default_dtype()))
         self.shift = nn.Parameter(torch.zeros(2, d_key))
-        self.leave = linear(self.d_value, d_model, rng)
+        self.leave = small_linear(self.d_value, d_model, rng)
 
     def init_state(self, batch: int) -> GAUState:
         """The state of rest: an empty memory."""

@@ -19,7 +19,9 @@ class LongConv(Recurrence):
 
     The taps k are free parameters. Three regularisers make them generalise:
 
-    - smooth "time": average of the 2p + 1 taps around each, zeros beyond the ends.
+    - smooth "time": average of the 2p + 1 taps around each; beyond the ends lie zeros, as in the
+      public code, which pull a kernel that starts high down at its start, or nothing
+      (``smooth_edges="inside"``): then fewer taps are averaged there.
     - smooth "frequency": k_s · Σ_{|j|≤p} e^{−j²/2} cos(2πjs/K), the circular convolution of the
       spectrum of K points with the weights e^{−j²/2}, not normalised.
     - squash: sign(k) max(|k| − λ, 0); taps within λ are zero and get no gradient.
@@ -41,6 +43,7 @@ class LongConv(Recurrence):
         squash: λ ≥ 0.
         smooth: "none", "time" or "frequency".
         smooth_width: 2p + 1, odd.
+        smooth_edges: what averages in time count beyond the ends, "zeros" or "inside" for nothing.
         kernel_dropout: p in [0, 1).
         init: "geometric", k_{h,s} = 0.02 z e^{−(s/K)(D/2)^{h/D}}, decays spread over the channels
             h as time scales are in a state-space model; or "random", k_{h,s} = 0.002 z; z standard
@@ -62,6 +65,7 @@ class LongConv(Recurrence):
         squash: float = 0.003,
         smooth: str = "none",
         smooth_width: int = 7,
+        smooth_edges: str = "zeros",
         kernel_dropout: float = 0.0,
         init: str = "geometric",
         feedthrough: bool = True,
@@ -79,11 +83,14 @@ class LongConv(Recurrence):
             )
         if smooth not in ("none", "time", "frequency"):
             raise ValueError(f'smooth is "none", "time" or "frequency"; given {smooth!r}')
+        if smooth_edges not in ("zeros", "inside"):
+            raise ValueError(f'smooth_edges is "zeros" or "inside"; given {smooth_edges!r}')
         if smooth_width < 1 or smooth_width % 2 == 0:
             raise ValueError(f"smooth_width is odd and at least 1; given {smooth_width}")
         rng = np.random.default_rng(seed)
         self.d_input = self.d_output = d_model
         self.squash, self.smooth, self.smooth_width = squash, smooth, smooth_width
+        self.smooth_edges = smooth_edges
         self.kernel_dropout = nn.Dropout(kernel_dropout)
         dtype = torch.get_default_dtype()
         self.taps = nn.Parameter(torch.tensor(_start(init, d_model, taps, rng), dtype=dtype))
@@ -100,7 +107,8 @@ class LongConv(Recurrence):
         k = self.taps.to(self.state_dtype)
         p = self.smooth_width // 2
         if self.smooth == "time":
-            k = nn.functional.avg_pool1d(k.unsqueeze(0), self.smooth_width, 1, p).squeeze(0)
+            zeros = self.smooth_edges == "zeros"
+            k = nn.functional.avg_pool1d(k, self.smooth_width, 1, p, count_include_pad=zeros)
         elif self.smooth == "frequency":
             k = k * self._taper(k, p)
         return self.kernel_dropout(nn.functional.softshrink(k, self.squash))

@@ -65,8 +65,9 @@ class LongVQ(Recurrence):
 
     Gradients pass quantisation straight through, from k̂ to k, for the last W samples of every
     query; older keys are constants, their values are not. The codebook is no parameter: call
-    :meth:`learn_codes` once for a training step, and add ``commitment`` of :meth:`quantise` to the
-    loss. The running layer never changes it.
+    :meth:`start_codes` with the keys of the first batch, as keys fill a small part of the sphere on
+    which the words lie at first, then :meth:`learn_codes` once for a training step, and add
+    ``commitment`` of :meth:`quantise` to the loss. The running layer never changes it.
 
     No public code exists; gates and the local window follow Mega and Transformer-VQ.
 
@@ -149,6 +150,26 @@ class LongVQ(Recurrence):
         share = one_hot(code.flatten(), self.n_codes).to(key.dtype).mean(0)
         perplexity = torch.exp(-torch.special.xlogy(share, share).sum())
         return Quantised(key, code, error.square().sum(-1).mean(), perplexity)
+
+    @torch.no_grad()
+    def start_codes(self, key: Tensor, *, seed: int | np.random.Generator = 0) -> None:
+        """Make every code word a key, drawn without repetition where there are enough.
+
+        Args:
+            key: keys (..., d_key), such as those of :meth:`quantise`.
+            seed: seed of the draw, or a NumPy generator.
+
+        Raises:
+            ValueError: there are no keys.
+        """
+        key = key.detach().reshape(-1, self.d_key)
+        if not len(key):
+            raise ValueError("start_codes needs keys; given none")
+        few = len(key) < self.n_codes
+        drawn = np.random.default_rng(seed).choice(len(key), self.n_codes, replace=few)
+        self.codes.copy_(key[torch.from_numpy(drawn).to(key.device)])
+        self.sums.copy_(self.codes)
+        self.weights.fill_(1)
 
     @torch.no_grad()
     def learn_codes(

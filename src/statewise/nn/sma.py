@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from statewise.nn.contract import Layer, State, map_state, mask_input, valid_ste
 from statewise.nn.ema import EMA
 from statewise.nn.layer_spec import LayerSpec
 from statewise.nn.recurrence import Recurrence
+from statewise.nn.static import small_linear
 
 
 class SeqBoatState(NamedTuple):
@@ -81,7 +82,8 @@ class SeqBoat(Recurrence):
         self.positions, self.prenorm = positions, prenorm
         self.memory = EMA(d_model, d_state=d_state, seed=rng)
         self.norm = nn.LayerNorm(d_model)
-        self.route, self.bypass = _small(d_model, 2, rng), _small(d_model, d_model, rng)
+        self.route = small_linear(d_model, 2, rng)
+        self.bypass = small_linear(d_model, d_model, rng)
         start = math.log(temperature * math.sqrt(d_model))
         self.log_temperature = nn.Parameter(torch.tensor(start, dtype=torch.get_default_dtype()))
         self.inner: Layer = (LayerSpec("GAU") if inner is None else inner).build(d_model, rng)
@@ -194,18 +196,6 @@ class SeqBoat(Recurrence):
         """The inner state, set to rest where a reset came behind the last active sample."""
         rest = self.inner.init_state(ended.shape[0])
         return map_state(lambda now, zero: _where(ended, zero, now), inner, rest)
-
-
-def _small(d_input: int, d_output: int, rng: np.random.Generator) -> nn.Linear:
-    """A linear map from N(0, 0.02²), cut at two deviations, without a bias at the start."""
-    module = cast(nn.Linear, nn.utils.skip_init(nn.Linear, d_input, d_output))
-    draw = rng.standard_normal((d_output, d_input))
-    while (far := np.abs(draw) > 2).any():
-        draw[far] = rng.standard_normal(int(far.sum()))
-    with torch.no_grad():
-        module.weight.copy_(torch.from_numpy(0.02 * draw))
-        module.bias.zero_()
-    return module
 
 
 def _origins(active: Tensor, reset: Tensor | None, gap: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import math
 from typing import ClassVar, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +31,26 @@ def linear(d_input: int, d_output: int, rng: np.random.Generator, bias: bool = T
             drawn = rng.uniform(-bound, bound, tuple(parameter.shape))
             parameter.copy_(torch.from_numpy(drawn))
     return layer
+
+
+def small_linear(d_input: int, d_output: int, rng: np.random.Generator) -> nn.Linear:
+    """A linear map from N(0, 0.02²), cut at two deviations, without a bias at the start."""
+    device = torch.get_default_device()
+    module = cast(nn.Linear, nn.utils.skip_init(nn.Linear, d_input, d_output, device=device))
+    if device.type == "meta":
+        return module
+    with torch.no_grad():
+        module.weight.copy_(torch.from_numpy(small_normal((d_output, d_input), rng)))
+        module.bias.zero_()
+    return module
+
+
+def small_normal(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Numbers from N(0, 0.02²), cut at two deviations."""
+    draw = rng.standard_normal(shape)
+    while (far := np.abs(draw) > 2).any():
+        draw[far] = rng.standard_normal(int(far.sum()))
+    return 0.02 * draw
 
 
 class GatedUnit(nn.Module):

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 LENGTH = 32
 """Samples of a sequence of the recall task: 8 pairs, then 8 queries among blanks."""
 
+STEPS = 2000
+"""Steps of the recall task, for all layers."""
+
 
 def _closed_form(setting: Setting) -> Measured:
     import torch
@@ -108,7 +111,7 @@ def _recall(setting: Setting, layer: LayerSpec, remark: str) -> Measured:
         SequenceModelConfig((BlockSpec(layer),), repeat=2, d_model=64, encoder=Tokens()),
         AssociativeRecall(pairs=8, vocabulary=64),
         Recipe(
-            steps=1000,
+            steps=STEPS,
             length=LENGTH,
             batch=32,
             lr=2e-3,
@@ -127,8 +130,9 @@ def _recalls(setting: Setting) -> Measured:
     from statewise.nn import Longhorn
 
     remark = (
-        "Median over the seeds. The loss falls late: one seed of three is through when the steps "
-        "are over, the others are on the way; the threshold is from a single run at 64 samples."
+        "Median over the seeds. The loss leaves a plateau late, at a time that differs by seed: "
+        "after 1000 steps one seed of three was through, so both layers train for 2000. At 64 "
+        "samples 1000 steps gave 0.19, 0.33 and 0.81 with three other seeds."
     )
     return _recall(setting, Longhorn.spec(d_state=16), remark)
 
@@ -191,7 +195,7 @@ PAPER = Paper(
             name="recall",
             statement=(
                 "Two blocks with 16 states learn multi-query associative recall of 8 pairs over 32 "
-                "samples in 1000 steps: share of right values."
+                "samples in 2000 steps: share of right values."
             ),
             measure=_recalls,
             must=at_least(0.8),
@@ -205,7 +209,7 @@ PAPER = Paper(
             ),
             measure=_mamba_recalls,
             must=at_most(0.5),
-            minutes=3,
+            minutes=4,
         ),
     ),
 )

@@ -175,18 +175,26 @@ def _growth(setting: Setting) -> Measured:
 
 
 def _follow_keys(model: nn.Module, seed: int) -> None:
-    """Let codebooks follow the keys of every training batch, before a layer runs on it."""
+    """Let codebooks start at keys of the first training batch, then follow those of every one.
+
+    This is done before a layer runs on the batch.
+    """
     import numpy as np
     import torch
 
     from statewise.nn import LongVQ
 
     rng = np.random.default_rng(seed)
+    started: set[LongVQ] = set()
 
     def follow(layer: LongVQ, inputs: tuple[Tensor, ...]) -> None:
         if layer.training:
             with torch.no_grad():
-                layer.learn_codes(layer.quantise(inputs[0]).key, seed=rng)
+                key = layer.quantise(inputs[0]).key
+            if layer not in started:
+                started.add(layer)
+                layer.start_codes(key, seed=rng)
+            layer.learn_codes(key, seed=rng)
 
     for module in model.modules():
         if isinstance(module, LongVQ):
@@ -277,8 +285,9 @@ def _used(setting: Setting) -> Measured:
         {f"perplexity, seed {seed}": value for seed, value in enumerate(found)},
         seeds=3,
         remark=(
-            "Median over the seeds, the layer that uses fewer. The task may have too few states: "
-            "it has 15 keys and 16 values, and 20 of 32 samples are blanks."
+            "Median over the seeds, the layer that uses fewer. Code words start at keys of the "
+            "first batch; from random directions instead, most of them far from every key, the "
+            "median was 0.26."
         ),
     )
 

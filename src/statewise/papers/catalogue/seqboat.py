@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from statewise.papers.registry import Claim, Measured, Paper, Setting, at_least, at_most
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
 
     from statewise.models import SequenceModel
     from statewise.nn import SeqBoat
@@ -32,6 +34,9 @@ def _boat(seed: int, lean: float, window: int = 8) -> SeqBoat:
         layer.route.weight.mul_(50)
         layer.bypass.weight.mul_(20)
         layer.route.bias[1] = lean
+        assert isinstance(layer.inner, GAU)
+        for part in (layer.inner.enter.weight, layer.inner.leave.weight, layer.inner.scale):
+            part.mul_(20)
     return layer
 
 
@@ -185,8 +190,18 @@ def _cost(setting: Setting) -> Measured:
     )
 
 
-def _trained(setting: Setting, lean: float, label: str, seed: int) -> Trial:
-    """A small network whose routers start with ``lean`` towards "use"; a large one is for good."""
+def _trained(
+    setting: Setting, label: str, seed: int, lean: float = 0.0, given: bool = False
+) -> Trial:
+    """A small network on the recall task, judged.
+
+    Args:
+        setting: where.
+        label: what the progress is called.
+        seed: of the start, the training data and the test data.
+        lean: how far routers lean to "use" at the start; a large number is for good.
+        given: whether routers are told which samples are to be active: all but blanks.
+    """
     import torch
 
     from statewise.models import SequenceModel, SequenceModelConfig, Tokens
@@ -205,11 +220,32 @@ def _trained(setting: Setting, lean: float, label: str, seed: int) -> Trial:
     with torch.no_grad():
         for layer in _boats(model):
             layer.route.bias[1] = lean
+    if given:
+        _tell_routers(model)
     course = train(model, task, recipe, seed=seed, setting=setting, label=label)
     scores = evaluate(model, task, LENGTHS, seed=seed, device=setting.device)
     said = ", ".join(f"{length}: {score:.3f}" for length, score in scores.items())
     setting.say(f"{label} seed {seed}: {said} ({course.seconds:.0f} s)")
     return Trial(seed, model, course, scores)
+
+
+def _tell_routers(model: SequenceModel) -> None:
+    """Make every sample but blanks active; how much attention counts there is still learnt."""
+    told: list[Tensor] = []
+
+    def look(encoder: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        told[:] = [inputs[0] != 0]
+
+    model.encoder.register_forward_pre_hook(look)
+    for layer in _boats(model):
+        route = layer._route
+
+        def replaced(
+            hidden: Tensor, route: Callable[[Tensor], tuple[Tensor, Tensor]] = route
+        ) -> tuple[Tensor, Tensor]:
+            return told[0], route(hidden)[1]
+
+        object.__setattr__(layer, "_route", replaced)
 
 
 def _boats(model: SequenceModel) -> list[SeqBoat]:
@@ -242,17 +278,22 @@ def _active_share(model: SequenceModel, seed: int) -> float:
 def _recall(setting: Setting) -> Measured:
     from statewise.papers.harness.train import details, median
 
-    found = [_trained(setting, 0.0, "SeqBoat", seed) for seed in range(3)]
+    found = [_trained(setting, "SeqBoat", seed) for seed in range(3)]
     shares = {f"active share, seed {t.seed}": _active_share(t.model, t.seed) for t in found}
+    told = [_trained(setting, "told", seed, given=True) for seed in range(3)]
+    last = LENGTHS[-1]
+    shares |= {f"told what to use, length {last}, seed {t.seed}": t.scores[last] for t in told}
     return Measured(
-        median(found, LENGTHS[-1]),
+        median(found, last),
         details(found) | shares,
         seeds=len(found),
         remark=(
-            "Median over the seeds at 256 samples; a window holds 17 active ones. Two seeds of "
-            "three end with attention shut off: a sample that is not active gives its router no "
-            "gradient. With all samples held active and a window of 32, one run "
-            "learnt lengths up to 32."
+            "Median over the seeds at 256 samples; a window holds 17 active ones. The network "
+            "learns the task once it is told which samples to use, all but blanks. Its router does "
+            "not find them: it learns from what attention adds at a sample alone, not from the use "
+            "of that sample as a key, nor from samples that are off. On two other seeds rates of "
+            "learning from 0.001 to 0.01 and temperatures of 0.3 and 1 gave at most 0.37 after "
+            "2500 steps of 64 sequences."
         ),
     )
 
@@ -260,7 +301,7 @@ def _recall(setting: Setting) -> Measured:
 def _averages_alone(setting: Setting) -> Measured:
     from statewise.papers.harness.train import details, median
 
-    found = [_trained(setting, -1e4, "no attention", seed) for seed in range(3)]
+    found = [_trained(setting, "no attention", seed, lean=-1e4) for seed in range(3)]
     return Measured(
         median(found, LENGTHS[-1]),
         details(found),
