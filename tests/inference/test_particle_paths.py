@@ -173,7 +173,13 @@ def test_what_a_function_keeps_is_not_written_over():
     assert all(torch.equal(x, copy) for x, copy in seen)
 
 
-def test_arguments_of_laws_are_checked_at_first_only():
+@pytest.fixture
+def checked(monkeypatch):
+    """Distributions check their arguments, which torch.compile turns off for good."""
+    monkeypatch.setattr(Distribution, "_validate_args", True)
+
+
+def test_arguments_of_laws_are_checked_at_first_only(checked):
     default = Distribution._validate_args
     seen = []
 
@@ -199,7 +205,7 @@ def test_arguments_of_laws_are_checked_at_first_only():
     assert Distribution.__dict__["_validate_args"] is default
 
 
-def test_other_threads_keep_their_checks():
+def test_other_threads_keep_their_checks(checked):
     default = Distribution._validate_args
     inside, asked, answers = threading.Event(), threading.Event(), []
 
