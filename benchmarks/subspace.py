@@ -354,7 +354,7 @@ def batch(options: Options) -> Iterator[str]:
     for label, spent in seconds.items():
         whole = f"{errors[label][1]:.4f}" if label.startswith("statewise") else "–"
         yield (
-            f"| {label} | {spent:.3f} | {spent / reference:.1f} | {errors[label][0]:.4f} | "
+            f"| {label} | {spent:.4f} | {spent / reference:.2f} | {errors[label][0]:.4f} | "
             f"{whole} |"
         )
 
