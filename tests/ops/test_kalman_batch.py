@@ -167,6 +167,40 @@ def test_float32():
         torch.testing.assert_close(x.double(), wanted, rtol=1e-4, atol=1e-4)
 
 
+def vague():
+    """A prior so vague that float32 cannot hold the covariances that follow."""
+    g = torch.Generator().manual_seed(2)
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=g))[0]
+    return {
+        "y": torch.randn(3, 30, 1, generator=g),
+        "F": (turn @ torch.diag(torch.tensor([1.0, 0.95, 0.9])) @ turn.mT)[None, None],
+        "H": torch.randn(1, 1, 1, 3, generator=g),
+        "Q": 1e-3 * torch.eye(3)[None, None],
+        "R": 1e-4 * torch.ones(1, 1, 1, 1),
+        "m0": torch.zeros(3, 3),
+        "P0": 1e7 * torch.eye(3).expand(3, 3, 3),
+    }
+
+
+def test_rounded_covariances_make_no_gains():
+    given = vague()
+    found, terms = kalman_filter(**given), kalman_likelihood(**given)
+    for i in range(3):
+        own = alone(given, i)
+        for one, two in zip(found, kalman_filter(**own), strict=True):
+            close(one[i], two[0], 1e-6)
+        close(terms[i], kalman_likelihood(**own)[0], 1e-6)
+
+
+def test_rounded_covariances_make_no_gradients():
+    wants = []
+    for dtype in (torch.float64, torch.float32):
+        given = {label: x.to(dtype).clone().requires_grad_() for label, x in vague().items()}
+        wants.append(torch.autograd.grad(kalman_filter(**given)[2].sum(), tuple(given.values())))
+    for exact, rounded in zip(*wants, strict=True):
+        assert (rounded - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
 def test_no_variance_is_said():
     given = problem(3, 4, 3, 2)
     given["R"], given["H"] = torch.zeros_like(given["R"]), torch.zeros_like(given["H"])

@@ -109,6 +109,24 @@ def test_float32_is_computed_in_float64(device):
     agree(found, expected, 2e-6)
 
 
+def test_rounded_covariances_make_no_gradients(device):
+    """With a prior so vague that float32 cannot hold the covariances that follow."""
+    given, _ = problem(3, 20, 3, 1)
+    given["P0"], given["R"] = 1e5 * torch.eye(3).expand(3, 3, 3), given["R"] * 1e-2
+    given["Q"] = given["Q"] * 1e-3
+    wants = {}
+    for dtype, backend in ((torch.float64, "reference"), (torch.float32, "gpu")):
+        where = "cpu" if backend == "reference" else device
+        narrow = moved(moved(given, "cpu", torch.float32), where, dtype)
+        leaves = {k: x.clone().requires_grad_() for k, x in narrow.items()}
+        for function in (lambda **x: kalman_filter(**x)[2], kalman_likelihood):
+            with ops.use_backend(backend):
+                found = torch.autograd.grad(function(**leaves).sum(), list(leaves.values()))
+            wants.setdefault(backend, []).extend(g.cpu().double() for g in found)
+    for exact, rounded in zip(wants["reference"], wants["gpu"], strict=True):
+        assert (rounded - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
 def test_a_likelihood_is_filtered_again_in_parts(device, monkeypatch):
     """A few series at a time, no fewer than a warp has lanes."""
     gpu = importlib.import_module("statewise.ops.kalman_filter.gpu")

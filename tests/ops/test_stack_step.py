@@ -173,7 +173,8 @@ def test_what_does_not_fit_is_said() -> None:
         ((x[0], states), ValueError, r"x has shape \(9,\); it must be \(B, 9\)"),
         ((x, states[1:]), ValueError, "a state for each of 3 blocks; given 2"),
         ((x, [(one, two[0]), *states[1:]]), ValueError, r"states of shapes .*given \(\(2, 0, 7\)"),
-        ((x.float(), states), TypeError, "parameters are torch.float64, and x .* torch.float32"),
+        ((x.float(), states), TypeError, "parameters are torch.float64 .* torch.float32"),
+        ((x, [(one.to("meta"), two), *states[1:]]), TypeError, "a state .* torch.float64 on meta"),
         (([1.0], states), TypeError, "x must be a tensor"),
     ):
         with pytest.raises(error, match=words):

@@ -43,6 +43,7 @@ def fuses(
     maps: tuple[nn.Module | None, ...],
     tensors: Iterable[Tensor | None],
     states: Iterable[Tensor] = (),
+    dt: Tensor | None = None,
 ) -> bool:
     """Whether a sample u (B, D) may take the fused step: without gradients, on the CPU few rows.
 
@@ -51,6 +52,7 @@ def fuses(
         maps: modules that must be plain linear maps which nobody watches.
         tensors: parameters, which must be plain tensors of the type of u.
         states: states, plain tensors of the type in which u is accumulated.
+        dt: relative step, of any type.
     """
     dtype, device, asked = u.dtype, u.device.type, torch.is_grad_enabled()
     if torch.compiler.is_compiling() or torch.is_autocast_enabled(device):
@@ -63,6 +65,8 @@ def fuses(
     for one in maps:
         if type(one) is not nn.Linear or one._forward_hooks or one._forward_pre_hooks:
             return False
+    if asked and dt is not None and dt.requires_grad:
+        return False
     wide = accumulation_dtype(dtype)
     for group, kind in (((u, *tensors), dtype), (states, wide)):
         for one in group:

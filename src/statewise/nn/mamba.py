@@ -164,7 +164,7 @@ class Mamba(Recurrence):
     ) -> tuple[Tensor, MambaState]:
         """See :meth:`Layer.step`; one operator does it where no gradient is asked for."""
         check_sample(self, u, dt, mask)
-        weights = self._fused_weights(u, state)
+        weights = self._fused_weights(u, state, dt)
         if weights is not None:
             y, *after = mamba_step(
                 mask_input(u, mask),
@@ -210,7 +210,9 @@ class Mamba(Recurrence):
         """Settings of that operator; this layer has none."""
         return {}
 
-    def _fused_weights(self, u: Tensor, state: State) -> MambaWeights | None:
+    def _fused_weights(
+        self, u: Tensor, state: State, dt: Tensor | None = None
+    ) -> MambaWeights | None:
         """The weights where this step can be taken as one operator, else None."""
         weights = self.step_weights() if type(state) is MambaState else None
         if weights is None:
@@ -219,7 +221,7 @@ class Mamba(Recurrence):
         fits = state.ssm.shape == (rows, self.d_inner, self.d_state)
         fits = fits and state.conv.shape == (rows, self.conv1d.width - 1, self.d_inner)
         maps = (self.in_proj, self.x_proj, self.dt_proj, self.out_proj)
-        return weights if fits and fuses(u, maps, weights, state) else None
+        return weights if fits and fuses(u, maps, weights, state, dt) else None
 
     def _run(
         self,

@@ -175,7 +175,7 @@ class Mamba2(Recurrence):
     ) -> tuple[Tensor, Mamba2State]:
         """See :meth:`Layer.step`; one operator does it where no gradient is asked for."""
         check_sample(self, u, dt, mask)
-        weights = self._fused_weights(u, state)
+        weights = self._fused_weights(u, state, dt)
         if weights is not None:
             y, *after = mamba2_step(
                 mask_input(u, mask),
@@ -225,7 +225,9 @@ class Mamba2(Recurrence):
             "dt_limit": self.dt_limit,
         }
 
-    def _fused_weights(self, u: Tensor, state: State) -> Mamba2Weights | None:
+    def _fused_weights(
+        self, u: Tensor, state: State, dt: Tensor | None = None
+    ) -> Mamba2Weights | None:
         """The weights where this step can be taken as one operator, else None."""
         if type(state) is not Mamba2State:
             return None
@@ -233,7 +235,7 @@ class Mamba2(Recurrence):
         fits = state.ssm.shape == (rows, self.n_heads, self.headdim, self.d_state)
         fits = fits and state.conv.shape == (rows, conv.width - 1, conv.channels)
         maps = (self.in_proj, self.out_proj)
-        return weights if fits and fuses(u, maps, weights, state) else None
+        return weights if fits and fuses(u, maps, weights, state, dt) else None
 
     def _run(
         self,

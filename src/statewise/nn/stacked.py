@@ -141,7 +141,7 @@ class Stepper:
             h, last = _one_by_one(plan.blocks[here : run.first], h, states[here : run.first], dt)
             after += last
             blocks, before = plan.blocks[run.first : run.stop], states[run.first : run.stop]
-            reason = _misfit(run, h, before)
+            reason = _misfit(run, h, before, dt)
             if reason is None:
                 check_sample(blocks[0], h, dt, None)
                 scale = None if dt is None else dt.to(h.dtype)
@@ -182,7 +182,7 @@ def _refusal(h: Tensor) -> str | None:
     return None
 
 
-def _misfit(run: _Run, h: Tensor, states: Sequence[State]) -> str | None:
+def _misfit(run: _Run, h: Tensor, states: Sequence[State], dt: Tensor | None) -> str | None:
     """Why a run cannot be stepped as one from these states; None where it can."""
     sizes, tensors = run.stack.sizes, run.stack.tensors
     tails = ((sizes.taps - 1, sizes.mixed), sizes.state)
@@ -195,8 +195,11 @@ def _misfit(run: _Run, h: Tensor, states: Sequence[State]) -> str | None:
         for part, shape in zip(state, shapes, strict=True):
             if type(part) is not Tensor or part.dtype is not h.dtype or part.shape != shape:
                 return "a state has another shape or type"
+            if part.device != h.device:
+                return f"a state is on {part.device}"
     if torch.is_grad_enabled():
         given = [h, *tensors, *(part for state in states for part in state)]
+        given += [] if dt is None else [dt]
         if any(one.requires_grad for one in given):
             return "gradients are asked for"
     return None
@@ -251,7 +254,12 @@ def _alone(block: Block) -> str | None:
         return "no operator knows this kind of Mamba"
     if type(block.norm) is not RootMeanSquareNorm or not block.prenorm:
         return "it has no RMS norm in front"
-    quiet = not (block.dropout.training and block.dropout.p)
+    if block.norm.eps is None:
+        return "its norm adds what the type of the sample says"
+    drop: nn.Module = block.dropout
+    quiet = type(drop) is nn.Identity or (
+        type(drop) is nn.Dropout and not (drop.training and drop.p)
+    )
     if type(block.static) is not nn.Identity or not block.adds_input or not quiet:
         return "it does more than to add what the layer gives"
     maps = [one for one in layer.children() if isinstance(one, nn.Linear)]

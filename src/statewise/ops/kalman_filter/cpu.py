@@ -247,6 +247,11 @@ def backward(
     """The compiled adjoint; arguments and results are those of ``reference.backward``."""
     call = _Call(y, parameters, start, observed, lengths, moves_first)
     sums = _Gradients(call, y, start)
+    if y.dtype is not torch.float64:
+        # Rounded moments may give gains that have nothing to do with those of the filter.
+        wide = y.to(torch.float64)
+        m, P, _, still = forward(wide, *parameters, *start, observed, lengths, moves_first)
+        found = m, P, still
     kept = _flat(found[0]), _flat(found[1]), found[2].contiguous().view(-1).numpy()
 
     def block(w: np.ndarray, index: np.ndarray, i0: int, i1: int) -> None:
@@ -338,7 +343,9 @@ def forward_shared(
     F, H, Q, R, *offsets = parameters
     c, d, seen = (None if x is None else x[:1] for x in (*offsets, observed))
     first = start[0][:1], start[1][:1]
-    _, P, _, still = forward(y[:1], F, H, Q, R, c, d, *first, seen, None, moves_first)
+    # Rounded to float32, a covariance may give gains that have nothing to do with it.
+    one = y[:1].to(torch.float64)
+    _, P, _, still = forward(one, F, H, Q, R, c, d, *first, seen, None, moves_first)
     call = _Call(y, parameters, (start[0], first[1]), seen, None, moves_first)
     m = fresh((call.batch, call.length, call.n if stores else 0), torch.float64)
     ll = torch.empty(call.batch, call.length, dtype=torch.float64)
@@ -351,7 +358,7 @@ def forward_shared(
         _kernels_batch.filter_means(*given, *more, w, index, i0, i1)
 
     _groups(group, call.batch, call.batch * call.length * call.n, call.n, call.p)
-    return m.to(y.dtype), P, ll.to(y.dtype)
+    return m.to(y.dtype), P.to(y.dtype), ll.to(y.dtype)
 
 
 def smooth_shared(

@@ -196,8 +196,21 @@ def backward(
     moves_first: bool,
 ) -> tuple[Tensor, ...]:
     """The adjoint; arguments and results are those of ``reference.backward``."""
+    dtype, moments = y.dtype, found[:2]
+    if dtype is not torch.float64:
+        # Rounded moments may give gains that have nothing to do with those of the filter.
+        y, parameters, start, gradients = map(_wide, (y, parameters, start, gradients))
+        moments = _Call(y, parameters, start, observed, lengths, moves_first).filter(True)[:2]
     call = _Call(y, parameters, start, observed, lengths, moves_first)
-    return _gathered(call.gradients(gradients, parameters, found[:2]), parameters, len(y))
+    sums = _gathered(call.gradients(gradients, parameters, moments), parameters, len(y))
+    return tuple(x.to(dtype) for x in sums)
+
+
+def _wide(x: Any) -> Any:
+    """Tensors in float64, alone or in a tuple that may hold None."""
+    if isinstance(x, tuple):
+        return tuple(map(_wide, x))
+    return None if x is None else x.to(torch.float64)
 
 
 def likelihood_backward(
@@ -210,6 +223,8 @@ def likelihood_backward(
     moves_first: bool,
 ) -> tuple[Tensor, ...]:
     """The adjoint of ``likelihood``, which filters a few series again at a time."""
+    dtype = y.dtype
+    gll, y, parameters, start = map(_wide, (gll, y, parameters, start))
     batch, length, n = len(y), y.shape[1], parameters[0].shape[-1]
     few = max(LANES, KEPT // (length * n * (n + 1)))
     parts = []
@@ -222,7 +237,7 @@ def likelihood_backward(
         m, P, _ = call.filter(True)
         parts.append(call.gradients((None, None, gll[cut]), some, (m, P)))
     whole = parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
-    return _gathered(whole, parameters, batch)
+    return tuple(x.to(dtype) for x in _gathered(whole, parameters, batch))
 
 
 def smooth(

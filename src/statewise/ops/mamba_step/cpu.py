@@ -61,7 +61,7 @@ def mamba(
         *((batch, channels, states, rank, count), _kernels.fullest(states, u.itemsize)),
     )
     out = torch.from_numpy(_product(y, p.out_weight, p.out_bias))
-    return out.view(batch, -1), last, after
+    return out.view(batch, len(p.out_weight)), last, after
 
 
 def mamba2(
@@ -96,7 +96,7 @@ def mamba2(
         ),
     )
     out = torch.from_numpy(_product(y, p.out_weight, p.out_bias))
-    return out.view(batch, -1), last, after
+    return out.view(batch, len(p.out_weight)), last, after
 
 
 def warm() -> None:

@@ -175,7 +175,7 @@ def stack_step(
     """
     stack.refresh()
     require_tensors(OP, x=x)
-    dtype, sizes = stack.norms[0].dtype, stack.sizes
+    dtype, device, sizes = stack.norms[0].dtype, stack.norms[0].device, stack.sizes
     if x.dim() != 2 or x.shape[1] != sizes.inner:
         raise ValueError(f"{OP}: x has shape {tuple(x.shape)}; it must be (B, {sizes.inner})")
     batch = x.shape[0]
@@ -196,8 +196,11 @@ def stack_step(
     parts = [x, *(part for pair in states for part in pair)]
     parts += [] if scale is None else [scale]
     for one in parts:
-        if one.dtype is not dtype:
-            raise TypeError(f"{OP}: the parameters are {dtype}, and x or a state {one.dtype}")
+        if one.dtype is not dtype or one.device != device:
+            raise TypeError(
+                f"{OP}: the parameters are {dtype} on {device}, and x, a state or the scale "
+                f"{one.dtype} on {one.device}"
+            )
     if torch.is_grad_enabled() and any(one.requires_grad for one in (*parts, *stack.tensors)):
         raise ValueError(
             f"{OP} has no gradient, and one is asked for; call it under torch.no_grad()"
