@@ -49,6 +49,9 @@ class StateSpaceModel:
     that of independent numbers. With inputs the two last functions take u_t (B, 1, m) as a third
     argument.
 
+    The functions should depend on their arguments alone, and on tensors that do not change while
+    the filter runs: it may call them more often than there are steps, or less.
+
     The filter checks the arguments of laws at the first two steps only. It knows laws that are
     exactly ``Normal``, ``Independent`` of that or ``MultivariateNormal`` with one covariance, and
     draws and weighs by them faster than they do.
@@ -226,7 +229,7 @@ class _Run:
         # Asked once, because every question makes a GPU wait.
         self.gaps = missing.any(-1).any(0).tolist()
         self.y, self.missing = y.split(1, 1), missing.unbind(1)
-        self.whole, self.absent = y.nan_to_num(), missing
+        self.whole, self.absent = y.nan_to_num(0.0, torch.inf, -torch.inf), missing
         self.filled = self.whole.split(1, 1)
         self.rows = y.double().transpose(0, 1).contiguous().unbind(0)
         self.seen = type(method).propose is not Bootstrap.propose
@@ -285,10 +288,19 @@ class _Run:
     def _choose(self, x: Tensor, t: int) -> Tensor:
         ahead = self.method.look_ahead(x, self.filled[t], t, *inputs_at(self.u, t))
         if ahead is not None:
+            self._fits("log-weights of look_ahead", ahead)
             ahead = ahead.double()
             if self.gaps[t]:
                 ahead = torch.where(self.missing[t].any(-1, keepdim=True), 0.0, ahead)
         return self.steps.choose(t, x, self._chance(), ahead)
+
+    def _fits(self, name: str, found: Tensor) -> None:
+        """Whether there is one number for each particle."""
+        if found.shape != (self.batch, self.count):
+            raise ValueError(
+                f"{name} have shape {tuple(found.shape)}; they must be "
+                f"{(self.batch, self.count)}, (B, N), one for each particle x_t (B, N, n)"
+            )
 
     def _move(self, x: Tensor | None, t: int, out: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Particles of step t, and the log-ratio of their density to that of a proposal."""
@@ -323,6 +335,7 @@ class _Run:
             gain = joint_log_density(law, self.y[t])
         if gain is None:
             gain = _weigh(law, self.y[t], self.missing[t], self.gaps[t])
+        self._fits("log-densities of y_t, added up over its outputs,", gain)
         gain = gain.double() if ratio is None else gain.double() + ratio.double()
         return self.steps.weigh(t, gain, ahead, u)
 

@@ -1,4 +1,4 @@
-"""What a model's functions compute for one particle, read off by running them once on two.
+"""What a model's functions compute for one particle, read off by running them on one or two.
 
 A function is called with small tensors while every operation that reaches torch is noted, number
 by number: an entry of a tensor is a line of a program, so that views, stackings and products with
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from statewise.inference.trace_rules import MOVES, RULES, SHAPED, Lines, Refused
@@ -20,6 +21,20 @@ from statewise.ops.particle_loop import Program
 
 MOST = 2000
 """Lines of a program at most: longer ones are matrix products, which torch does faster."""
+
+LEAVING = frozenset(
+    [
+        "numpy",
+        "tolist",
+        "data_ptr",
+        "storage",
+        "untyped_storage",
+        "__array__",
+        "__dlpack__",
+        "__reduce_ex__",
+    ]
+)
+"""Methods of tensors that hand their numbers to others, without an operation of torch."""
 
 
 class Step:
@@ -33,6 +48,10 @@ class Step:
         """That of a whole number, for those who ask before they look."""
         self.used = True
         return int
+
+    def __getattr__(self, name: str) -> Any:
+        self.used = True
+        return getattr(self._t, name)
 
 
 def _looking(name: str) -> Callable[..., Any]:
@@ -77,6 +96,7 @@ _ALONE = [
     "repr",
     "str",
     "round",
+    "format",
 ]
 for _name in (*_ARITHMETIC, *(f"r{name}" for name in _ARITHMETIC), *_ALONE):
     setattr(Step, f"__{_name}__", _looking(f"__{_name}__"))
@@ -100,6 +120,16 @@ class Trace(TorchDispatchMode):
         self.alive: list[Tensor] = []
         self.values: list[np.ndarray] = []
         self.refusal: Refused | None = None
+        self.wide = False
+        self.watch = _Watch(self)
+
+    def __enter__(self) -> Trace:
+        self.watch.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.watch.__exit__(*error)
 
     def line(self, *line: Any) -> int:
         """The number of a line, the same for the same line."""
@@ -113,6 +143,7 @@ class Trace(TorchDispatchMode):
         """Take the entries of x to be leaves, told apart by their place on these axes."""
         places = np.indices(tuple(x.shape)).reshape(x.dim(), -1).T[:, list(axes)]
         ids = [self.line(name, *map(int, place)) for place in places]
+        self.wide = self.wide or (name == "x" and x.dtype is torch.float64)
         self.remember(x, torch.tensor(ids).reshape(x.shape))
         return x
 
@@ -149,27 +180,24 @@ class Trace(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
         try:
-            self._note(func, args, kwargs, out)
-        except Refused as refusal:
+            # Before it is done: the eager engine shall find tensors and random numbers untouched.
+            _pure(func)
+            out = func(*args, **kwargs)
+            self._note(func.overloadpacket.__name__, func, args, kwargs, out)
+        except Exception as error:
             # A function that catches it does not make the trace any better.
-            self.refusal = self.refusal or refusal
+            self.refusal = self.refusal or _refusal(error)
             raise
         return out
 
-    def _note(self, func: Any, args: tuple, kwargs: dict, out: Any) -> None:
-        name = func.overloadpacket.__name__
-        if func._schema.is_mutable:
-            raise Refused(f"it writes into a tensor ({name})")
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            raise Refused(f"it draws random numbers ({name})")
+    def _note(self, name: str, func: Any, args: tuple, kwargs: dict, out: Any) -> None:
         flat = [one for x in args for one in (x if isinstance(x, list | tuple) else [x])]
         flat += kwargs.values()
         if name in SHAPED or not any(id(x) in self.known for x in flat if isinstance(x, Tensor)):
             return
         # A constant that a rule has met is known too, and what follows from it is no formula yet.
-        if not any(self._varies(x) for x in flat if isinstance(x, Tensor)):
+        if not any(self.varies(x) for x in flat if isinstance(x, Tensor)):
             return
         if name in MOVES:
             found = self._moved(func, name, args, kwargs, out)
@@ -185,9 +213,12 @@ class Trace(TorchDispatchMode):
         for x, ids in zip(out if many else [out], found if many else [found], strict=True):
             if x.dtype not in (torch.float64, torch.float32, torch.bool):
                 raise Refused(f"it computes with numbers of {x.dtype}")
+            if self.wide and x.dtype is torch.float32 and name in RULES and name != "where":
+                raise Refused(f"it computes in float32 ({name}), and states are float64")
             self.remember(x, ids.reshape(x.shape))
 
-    def _varies(self, x: Tensor) -> bool:
+    def varies(self, x: Tensor) -> bool:
+        """Whether an entry depends on a state, an input or an output."""
         ids = self.known.get(id(x))
         return ids is not None and any(self.lines[k][0] != "c" for k in ids.reshape(-1).tolist())
 
@@ -204,21 +235,15 @@ class Trace(TorchDispatchMode):
         given = [self.ids(x) for x in first] if many else self.ids(first)
         for x in rest:
             for one in x if isinstance(x, list | tuple) else [x]:
-                if isinstance(one, Tensor) and self._varies(one):
+                if isinstance(one, Tensor) and self.varies(one):
                     raise Refused(f"it looks up places that a state decides ({name})")
         return func(given, *rest, **kwargs)
 
     def program(self, outputs: Tensor) -> Traced:
         """The program of outputs (R, K, q), of which each particle has the same."""
         program, rows = None, []
-        memory: dict[tuple[int, ...], tuple[Program, list[float]]] = {}
         for b in range(len(outputs)):
-            per = []
-            for k in range(outputs.shape[1]):
-                wanted = tuple(outputs[b, k].tolist())
-                if wanted not in memory:
-                    memory[wanted] = self._of(wanted, b, k)
-                per.append(memory[wanted])
+            per = [self._of(tuple(one), b, k) for k, one in enumerate(outputs[b].tolist())]
             program = program or per[0][0]
             if any(found != program for found, _ in per):
                 raise Refused("it computes something else for other particles or series")
@@ -264,3 +289,34 @@ class Trace(TorchDispatchMode):
             code.append(entry)
             todo.pop()
         return Program(tuple(code), tuple(place[a] for a in wanted)), constants
+
+
+class _Watch(TorchFunctionMode):
+    """Sees what a trace cannot: numbers that leave their tensors and come back as constants."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in LEAVING and args and self.trace.varies(args[0]):
+            refusal = Refused(f"it takes the numbers of a state, an input or an output ({name})")
+            self.trace.refusal = self.trace.refusal or refusal
+            raise refusal
+        return func(*args, **(kwargs or {}))
+
+
+def _pure(func: Any) -> None:
+    """Whether an operation does nothing but give its outcome."""
+    name = func.overloadpacket.__name__
+    if func._schema.is_mutable:
+        raise Refused(f"it writes into a tensor ({name})")
+    if torch.Tag.nondeterministic_seeded in func.tags:
+        raise Refused(f"it draws random numbers ({name})")
+
+
+def _refusal(error: Exception) -> Refused:
+    return error if isinstance(error, Refused) else Refused(f"{type(error).__name__}: {error}")

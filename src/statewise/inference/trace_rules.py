@@ -117,8 +117,19 @@ for _name in [
     _alike(_name)
 
 
+def _logical(x: Any) -> bool:
+    """Whether torch adds it as a truth, not as a number."""
+    return x.dtype is torch.bool if isinstance(x, Tensor) else isinstance(x, bool)
+
+
+def _truth(trace: Trace, x: Any) -> Lines:
+    return Lines(trace.ids(x) if _logical(x) else _differs(trace, x, 0.0))
+
+
 @_rule("add")
 def _add(trace: Trace, a: Any, b: Any, *, alpha: float = 1) -> Tensor:
+    if _logical(a) and _logical(b):
+        return trace.each("maximum", a, b)
     return trace.each("add", a, b if alpha == 1 else Lines(trace.each("mul", b, alpha)))
 
 
@@ -185,17 +196,17 @@ def _at_least(trace: Trace, a: Any, b: Any) -> Tensor:
 
 @_rule("logical_and", "bitwise_and")
 def _and(trace: Trace, a: Any, b: Any) -> Tensor:
-    return trace.each("minimum", a, b)
+    return trace.each("minimum", _truth(trace, a), _truth(trace, b))
 
 
 @_rule("logical_or", "bitwise_or")
 def _or(trace: Trace, a: Any, b: Any) -> Tensor:
-    return trace.each("maximum", a, b)
+    return trace.each("maximum", _truth(trace, a), _truth(trace, b))
 
 
 @_rule("logical_not", "bitwise_not")
 def _not(trace: Trace, a: Any) -> Tensor:
-    return trace.each("sub", 1.0, a)
+    return trace.each("sub", 1.0, _truth(trace, a))
 
 
 @_rule("clamp", "clamp_min", "clamp_max")
@@ -333,9 +344,9 @@ def _amin(trace: Trace, a: Any, dim: Any = None, keepdim: bool = False) -> Tenso
 @_rule("logsumexp")
 def _logsumexp(trace: Trace, a: Any, dim: Any, keepdim: bool = False) -> Tensor:
     top = Lines(_amax(trace, a, dim, True))
-    # Where all are −∞ there is nothing to subtract.
-    low = Lines(trace.each("eq", top, -torch.inf))
-    shift = Lines(trace.each("where", low, 0.0, top))
+    # Where all are −∞, or one is ∞, there is nothing to subtract.
+    endless = Lines(trace.each("eq", Lines(trace.each("abs", top)), torch.inf))
+    shift = Lines(trace.each("where", endless, 0.0, top))
     found = Lines(trace.each("exp", Lines(trace.each("sub", a, shift))))
     axes = _axes(found.ids, dim)
     total = Lines(_folded(trace, "add", found.ids, axes, True))

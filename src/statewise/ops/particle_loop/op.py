@@ -44,7 +44,7 @@ def particle_loop(
 
     Args:
         x: particles of the first step (B, N, n).
-        y: outputs (B, T, p), all finite.
+        y: outputs (B, T, p), none of them NaN.
         move: n outputs.
         weigh: q outputs, log-densities that are added.
         seen: which of them are observed, (B, T, q) bool; all without.
