@@ -19,7 +19,8 @@ def prior_density(prior: Prior, theta: Tensor) -> Tensor:
 
     Args:
         prior: a torch distribution of vectors (k,) or of k independent numbers, one distribution
-            for each of the k numbers, or a function of θ (B, k) that gives (B,).
+            for each of the k numbers, or a function of θ (B, k) that gives (B,). Distributions may
+            be on another device than θ.
         theta: (B, k).
 
     Raises:
@@ -41,13 +42,15 @@ def prior_density(prior: Prior, theta: Tensor) -> Tensor:
 
 
 def _inside(law: Distribution, theta: Tensor) -> Tensor:
-    """Log-density (B,), without asking for it where the law is 0."""
+    """Log-density (B,), without asking for it where the law is 0; θ goes where the law is."""
+    possible = law.sample()
+    device, theta = theta.device, theta.to(possible.device)
     inside = law.support.check(theta) if law.support is not None else torch.ones_like(theta) > 0
     if inside.dim() < theta.dim() and law.event_shape:
-        safe = torch.where(inside.unsqueeze(-1), theta, law.sample().to(theta))
+        safe = torch.where(inside.unsqueeze(-1), theta, possible.to(theta))
     else:
-        safe = torch.where(inside, theta, law.sample().to(theta))
-    found = torch.where(inside, law.log_prob(safe), -torch.inf)
+        safe = torch.where(inside, theta, possible.to(theta))
+    found = torch.where(inside, law.log_prob(safe), -torch.inf).to(device)
     return found.flatten(1).sum(1) if found.dim() > 1 else found
 
 
