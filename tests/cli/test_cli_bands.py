@@ -14,7 +14,7 @@ import pytest
 from cli_runs import COLUMNS, TINY, Run, motor, write_csv
 
 from statewise.cli import main
-from statewise.data import Experiments
+from statewise.data import Experiments, Task
 from statewise.estimators import FIR, LinearSystem, SystemIdentifier
 
 HEADER = "t [s],volt [V],load,speed [rad/s]"
@@ -282,3 +282,32 @@ def test_models_without_bands_say_what_to_do(
     outcome = run(command, tmp_path / "fir", noisy_csv)
     assert outcome.status == 2
     assert "holds a FIR, which gives no bands" in outcome.err
+
+
+def test_noise_folds_calibrate_as_python_does(run: Run, tmp_path: Path, motor_csv: Path) -> None:
+    out = tmp_path / "out"
+    outcome = run("fit", motor_csv, *COLUMNS, *TINY, "--noise-folds", 2, "--out", out)
+    assert outcome.status == 0, outcome.err
+    assert "calibrating the bands with 2 more trainings" in outcome.err
+    model = SystemIdentifier.load(out / "model")
+    task = Task.from_file(motor_csv, COLUMNS[1:3], "speed", dt=0.1, context=10)
+    again = SystemIdentifier.load(out / "model").fit_noise(task.train, task.valid, folds=2)
+    assert model.noise_ == again.noise_
+    assert model.noise_ is not None
+    assert model.noise_.judged_on == "validation and left-out training"
+    refused = run("fit", motor_csv, *COLUMNS, *TINY, "--noise-folds", 3, "--out", out)
+    assert refused.status == 2
+    assert "noise_folds" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("folds", "said"), [(1, "--noise-folds is 2 or more; given 1"), (999, "given 999")]
+)
+def test_noise_folds_that_cannot_be_cut_are_refused(
+    run: Run, tmp_path: Path, motor_csv: Path, folds: int, said: str
+) -> None:
+    out = tmp_path / "out"
+    outcome = run("fit", motor_csv, *COLUMNS, *TINY, "--noise-folds", folds, "--out", out)
+    assert outcome.status == 2
+    assert said in outcome.err
+    assert not out.exists()

@@ -38,6 +38,7 @@ class Job:
         ahead: steps of the predictions that are scored on the test.
         threads: CPU threads of torch; None is 1 for a small network, else as many as torch takes.
         resume: go on with an interrupted run.
+        noise_folds: blocks of the training data that are left out in turn to calibrate the bands.
     """
 
     task: Task
@@ -50,6 +51,7 @@ class Job:
     ahead: tuple[int, ...]
     threads: int | None = None
     resume: bool = False
+    noise_folds: int = 0
 
 
 def identify(job: Job) -> None:
@@ -88,6 +90,9 @@ def _train_and_report(job: Job, identifier: SystemIdentifier) -> None:
         resume=job.resume,
         threads=job.threads,
     )
+    if job.noise_folds:
+        say(f"calibrating the bands with {job.noise_folds} more trainings")
+        identifier.fit_noise(task.train, task.valid, folds=job.noise_folds)
     report_on(identifier, task, folder, job.command, job.ahead)
 
 

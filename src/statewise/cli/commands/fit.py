@@ -23,6 +23,10 @@ It is judged in free run on data it never saw, beside linear baselines.
 """
 _RECIPES = f"Settings to start from: {', '.join(RECIPES)}."
 _THREADS = "(default: 1 for a small network)"
+_FOLDS = (
+    "Leave N blocks of the training data out in turn to learn how wide bands must be, not from the "
+    "validation data alone; takes N more trainings."
+)
 _MORE = "All settings of the network and of the training: --help-all"
 
 
@@ -43,6 +47,7 @@ class FitOptions:
     """CPU threads."""
     ahead: Annotated[tuple[int, ...], arg(metavar="K ...")] = (1,)
     """Also score predictions so many steps ahead."""
+    noise_folds: Annotated[int, arg(metavar="N", help=_FOLDS, help_behavior_hint="")] = 0
     resume: Annotated[bool, arg(help_behavior_hint="")] = False
     """Go on with an interrupted run in the folder."""
     force: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -67,6 +72,8 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"--threads is 1 or more; given {options.threads}")
     if options.seed < 0:
         raise UsageError(f"--seed is 0 or more; given {options.seed}")
+    if options.noise_folds < 0 or options.noise_folds == 1:
+        raise UsageError(f"--noise-folds is 2 or more; given {options.noise_folds}")
     fit(options, recipe_from(options, recipe, options.split.valid_fraction), _command(arguments))
 
 
@@ -95,6 +102,11 @@ def fit(options: Any, recipe: Any, command: str) -> None:
         )
         if task.train.n_u == 0:
             raise UsageError(f"{options.data} has no inputs; name at least one with --inputs")
+        if options.noise_folds > task.train.n_samples:
+            raise UsageError(
+                f"--noise-folds cuts {task.train.n_samples} training samples into blocks; given "
+                f"{options.noise_folds}"
+            )
         job = Job(
             task=task,
             recipe=recipe,
@@ -106,6 +118,7 @@ def fit(options: Any, recipe: Any, command: str) -> None:
             ahead=options.ahead,
             threads=options.threads,
             resume=options.resume,
+            noise_folds=options.noise_folds,
         )
         if options.force:
             folder.clear()
@@ -122,6 +135,7 @@ def run_settings(options: Any, recipe: Any, *, file: bool) -> dict[str, Any]:
         "file": Path(options.data).expanduser().resolve().as_posix() if file else "",
         "seed": options.seed,
         "ahead": list(options.ahead),
+        **({"noise_folds": options.noise_folds} if options.noise_folds else {}),
         **dataclasses.asdict(options.columns),
         **dataclasses.asdict(options.split),
         **flat_settings(recipe),
