@@ -127,6 +127,14 @@ def test_impulse_rule_matches_samples() -> None:
     torch.testing.assert_close(found, 0.3 * impulse_response(system, 20, step=0.3))
 
 
+def test_impulse_rule_goes_back_from_a_response_that_starts_slowly() -> None:
+    chain = torch.tensor([[-0.5, 1, 0], [0, -0.5, 1], [0, 0, -0.5]], dtype=torch.float64)
+    system = StateSpace(chain, [[0.0], [0.0], [1.0]], [[1.0, 0.0, 0.0]])
+    back = to_continuous(to_discrete(system, 0.1, Impulse()), Impulse())
+    same_map(back, system)
+    assert not back.D.any()
+
+
 def test_dense_rules_are_those_of_poles() -> None:
     form = to_diagonal(stable(4, dt=None))
     system, step = from_diagonal(form), torch.tensor(0.2, dtype=torch.float64)

@@ -102,3 +102,22 @@ def test_sylvester(complex_valued) -> None:
     assert torch.autograd.gradcheck(lambda *M: sylvester(*M).X, inputs)
     with pytest.raises(ValueError, match="sylvester needs"):
         sylvester(A, B, Q.mT)
+
+
+@pytest.mark.parametrize("n", [2, 6])
+def test_no_unique_solution_is_refused(n) -> None:
+    turn = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(0)).double())[
+        0
+    ]
+    eye = torch.eye(n, dtype=torch.float64)
+    values = torch.linspace(-2, -1, n, dtype=torch.float64)
+    values[0], values[1] = 1.5, -1.5
+    A = turn @ torch.diag(values) @ turn.mT
+    with pytest.raises(ValueError, match="no unique solution"):
+        continuous_lyapunov(A, eye)
+    values[1] = 1 / 1.5
+    A = turn @ torch.diag(values) @ turn.mT
+    with pytest.raises(ValueError, match="no unique solution"):
+        discrete_lyapunov(A, eye)
+    with pytest.raises(ValueError, match="no unique solution"):
+        sylvester(A, -A, eye)

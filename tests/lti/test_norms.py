@@ -20,6 +20,7 @@ from statewise.lti import (
     hinf_norm,
     markov_parameters,
     poles,
+    to_continuous,
     to_discrete,
 )
 
@@ -114,6 +115,24 @@ def test_special_places_of_the_peak() -> None:
     all_pass = from_zpk(ZeroPoleGain([1.0, 2.0], [-1.0, -2.0], 1.0))
     assert abs(hinf_norm(all_pass).lower.item() - 1) < 1e-12
     assert 1 <= hinf_norm(all_pass).upper.item() < 1 + 1e-4
+
+
+@pytest.mark.parametrize("dt", [None, 1.0])
+@pytest.mark.parametrize("count", [2, 3, 4, 6, 8, 12])
+def test_zeros_at_all_special_frequencies_do_not_hide_the_gain(dt, count) -> None:
+    # A comb, z^-n − z^-k or its image under the bilinear map, is 0 at frequencies such as 0 and π.
+    for other in range(count % 2, count, 2):
+        taps = torch.zeros(1, count, dtype=torch.float64)
+        taps[0, count - 1] = 1.0
+        if other:
+            taps[0, other - 1] -= 1.0
+        shift = torch.diag(torch.ones(count - 1, dtype=torch.float64), -1)
+        start = torch.eye(count, dtype=torch.float64)[:, :1]
+        comb = StateSpace(shift, start, taps, None if other else [[-1.0]], dt=1.0)
+        system = comb if dt else to_continuous(comb, Bilinear())
+        found = hinf_norm(system)
+        assert abs(found.lower.item() - 2) < 1e-7
+        assert 2 * (1 - 1e-12) <= found.upper.item() < 2 * (1 + 1e-6)
 
 
 def test_batches_and_the_map_of_time() -> None:

@@ -293,6 +293,7 @@ U, Y = np.random.default_rng(0).standard_normal((2, 60))
     [
         (lambda: arx(U, np.stack((Y, Y), 1), 1, 1), r"y has 2 outputs; a polynomial model has one"),
         (lambda: arx(U, Y, -1, 1), r"na is -1; a whole number of at least 0"),
+        (lambda: output_error(U, Y, 2.0, 2), r"nb is 2.0; a whole number of at least 1"),
         (lambda: arx(U, Y, 1, 0), r"nb is 0; a whole number of at least 1"),
         (lambda: arx(U, Y, 1, (1, 2)), r"nb is \(1, 2\); the data have 1 inputs"),
         (lambda: arx(U[:6], Y[:6], 3, 3), r"lengths \[6\], less 3 each .* leave 3 samples for 6"),

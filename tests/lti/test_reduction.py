@@ -197,3 +197,20 @@ def test_a_batch_is_reduced_system_by_system() -> None:
 def test_what_cannot_be_reduced_is_refused(make, words) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_h2_reduction_of_what_has_too_few_directions() -> None:
+    # Poles that agree to rounding: order 1 is exact, whose error is rounding too.
+    poles = torch.tensor([0.5, 0.5 + 1e-9, 0.5 - 1e-9], dtype=torch.float64)
+    near = StateSpace(torch.diag(poles), torch.ones(3, 1), torch.tensor([[1.0, 2.0, 3.0]]), dt=1.0)
+    for order in (1, 2, 3):
+        found = h2_reduction(near, order)
+        assert found.converged
+        assert found.error <= 1e-6 * h2_norm(near)
+    # A pure delay, whose balanced states are all worth the same.
+    shift = torch.diag(torch.ones(3, dtype=torch.float64), -1)
+    eye = torch.eye(4, dtype=torch.float64)
+    delay = StateSpace(shift, eye[:, :1], eye[3:], dt=1.0)
+    for order in range(4):
+        found = h2_reduction(delay, order)
+        assert found.error <= found.start_error

@@ -75,3 +75,10 @@ def test_what_cannot_be_stabilised_is_refused(dt) -> None:
         SOLVERS[dt](A, B, eye, eye)
     with pytest.raises(ValueError, match="must be one of"):
         SOLVERS[dt](A, B, eye, eye[:1, :1], method="newton")
+
+
+def test_a_singular_weight_is_named() -> None:
+    one, none = [[1.0]], [[0.0]]
+    for solve in (discrete_riccati, continuous_riccati):
+        with pytest.raises(ValueError, match="R is singular"):
+            solve([[0.5]], one, one, none, method="doubling")

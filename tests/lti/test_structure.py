@@ -157,6 +157,25 @@ def test_a_minimal_realisation_drops_hidden_states(dt, complex_valued) -> None:
     assert minimal_realisation(full).n_states == 5
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e20])
+@pytest.mark.parametrize("dt", [None, 1.0])
+def test_ranks_do_not_hang_on_units(dt, size) -> None:
+    system = padded(3, dt)
+    A, B, C, D = system.matrices
+    expected = in_order(transmission_zeros(system.select([0, 1])))
+    for into, out in ((size, 1.0), (1.0, size), (size, size)):
+        changed = StateSpace(A, into * B, out * C, into * out * D, dt)
+        assert minimal_realisation(changed).n_states == 5
+        found = in_order(transmission_zeros(changed.select([0, 1])))
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8)
+    # Another unit of time.
+    if dt is None:
+        slow = StateSpace(size * A, size * B, C, D)
+        assert minimal_realisation(slow).n_states == 5
+        found = in_order(transmission_zeros(slow.select([0, 1])) / size)
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8)
+
+
 def test_nothing_reached() -> None:
     still = StateSpace(torch.eye(2), torch.zeros(2, 1), torch.ones(1, 2), [[3.0]])
     assert controllable_staircase(still).sizes == ()

@@ -21,6 +21,7 @@ from statewise.lti import (
     Weighting,
     hankel_singular_values,
     identify,
+    identify_batch,
     markov_parameters,
     simulate,
 )
@@ -306,6 +307,9 @@ def test_numbers_of_any_kind_are_read() -> None:
     assert torch.equal(first.system.A, second.system.A)
     assert identify(u.float(), y.float(), 2).system.dtype is torch.float64
     assert "order 2" in repr(first)
+    assert identify(u, y, np.int64(2)).order == 2  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="order is None; a whole number"):
+        identify_batch(u[None], y[None], None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -319,6 +323,7 @@ def test_numbers_of_any_kind_are_read() -> None:
         ({"criterion": "eyes"}, r"criterion is 'eyes'"),
         ({"stability": 1.5}, r"stability is 1.5"),
         ({"order": 0}, r"order is 0"),
+        ({"order": None, "largest_order": 0}, r"largest_order is 0"),
         ({"y": torch.full((300, 1), math.nan)}, r"y holds values that are not finite"),
         ({"y": torch.ones(2, 300, 1)}, r"y has shape \(2, 300, 1\)"),
         ({"u": [torch.ones(300, 1)] * 2, "y": [torch.ones(300, 1)]}, r"y has 1 records; u .* is 2"),

@@ -195,6 +195,8 @@ def test_what_cannot_be_validated_is_told() -> None:
         identify_validated(None, y)
     with pytest.raises(ValueError, match=r"folds is 1 and stability 1\.0"):
         identify_validated(u, y, folds=1)
+    with pytest.raises(ValueError, match="order is 0; a whole number"):
+        identify_validated(u, y, 0)
     with pytest.raises(ValueError, match="stability 2"):
         identify_validated(u, y, stability=2)
     with pytest.raises(ValueError, match=r"lengths \[40\] in 4 folds allow none of the horizons"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,17 @@ from statewise.lti._projections import (
 CRITERIA = ("bic", "aic", "mdl", "gap")
 # Innovations this small against their output are rounding, whose decrease means nothing.
 FLOOR = 1e-18
+
+
+def checked_order(order: Any, name: str = "order") -> int:
+    """A number of states as an int.
+
+    Raises:
+        ValueError: no whole number of at least 1.
+    """
+    if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or order < 1:
+        raise ValueError(f"{name} is {order!r}; a whole number of at least 1 is needed")
+    return int(order)
 
 
 def order_scores(

@@ -113,6 +113,8 @@ class DiagonalForm:
 
     def _check_real(self) -> None:
         """Refuse a map that is not real: G(s̄) is the conjugate of G(s) for real ones."""
+        if not self.D.numel():
+            return
         size = self.poles.abs().amax() + 1 if self.poles.numel() else self.poles.new_ones(())
         for turn in (0.4 + 1.1j, -0.9 + 0.7j):
             values = []

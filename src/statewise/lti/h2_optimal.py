@@ -30,8 +30,8 @@ class H2Reduction:
         error: ‖G − G_r‖₂, of the batch shape.
         start_error: the same of balanced truncation, where the iteration starts.
         iterations: steps taken, of the batch shape.
-        converged: whether a stationary point was reached, of the batch shape; where not,
-            ``system`` is the best iterate.
+        converged: whether a stationary point was reached, or balanced truncation is exact to
+            rounding, of the batch shape; where not, ``system`` is the best iterate.
     """
 
     system: StateSpace
@@ -86,11 +86,17 @@ def h2_reduction(
         first = balanced_truncation(system, order)
         reduced = first.system
         best, start = reduced, _error(system, reduced)
-        error, converged, count = start, reduced.n_states in (0, system.n_states), 0
+        # The square of an error below this part of the norm is rounding, which has no minimum.
+        exact = start <= 4 * torch.finfo(start.dtype).eps ** 0.5 * h2_norm(_proper(system))
+        error, count = start, 0
+        converged = reduced.n_states in (0, system.n_states) or bool(exact)
         while not converged and count < iterations:
             count += 1
             before = eigenvalues(reduced.A)
-            reduced = _interpolate(system, reduced)
+            following = _interpolate(system, reduced)
+            if following is None:
+                break
+            reduced = following
             if not is_stable(reduced):
                 continue
             now = eigenvalues(reduced.A)
@@ -110,8 +116,11 @@ def h2_reduction(
     return H2Reduction(best.to(kind), values, error, start, *ended)
 
 
-def _interpolate(system: StateSpace, reduced: StateSpace) -> StateSpace:
-    """The system that interpolates G at the mirrored poles of ``reduced``."""
+def _interpolate(system: StateSpace, reduced: StateSpace) -> StateSpace | None:
+    """The system that interpolates G at the mirrored poles of ``reduced``.
+
+    None where poles coincide or directions vanish, so that the conditions are too few.
+    """
     r = reduced.n_states
     poles, X = eigenvectors(reduced.A)
     kind = poles.dtype
@@ -120,7 +129,10 @@ def _interpolate(system: StateSpace, reduced: StateSpace) -> StateSpace:
         poles = torch.where(poles.abs() > 1, 1 / poles.conj(), poles)
     else:
         poles = torch.complex(-poles.real.abs(), poles.imag)
-    into = torch.linalg.solve(X, reduced.B.to(kind)).conj()
+    into, defective = torch.linalg.solve_ex(X, reduced.B.to(kind))
+    if defective:
+        return None
+    into = into.conj()
     out = (reduced.C.to(kind) @ X).conj()
     A, B, C = (M.to(kind) for M in (system.A, system.B, system.C))
     mirrored, eye = poles.conj()[:, None, None], identity_like(A)
@@ -128,20 +140,22 @@ def _interpolate(system: StateSpace, reduced: StateSpace) -> StateSpace:
     left = eye - mirrored * A if system.is_discrete else -mirrored * eye - A
     V = torch.linalg.solve(left, (B @ into.mT).mT[..., None])[..., 0].mT
     W = torch.linalg.solve(left.mH, (C.mH @ out.conj()).mT[..., None])[..., 0].mT
+    if not all((M.isfinite().all() and M.abs().amax(0).all()) for M in (V, W)):
+        return None
     V, W = (_basis(M, r, real=not system.is_complex) for M in (V, W))
-    inner = W.mH @ V
-    return StateSpace(
-        torch.linalg.solve(inner, W.mH @ system.A @ V),
-        torch.linalg.solve(inner, W.mH @ system.B),
-        system.C @ V,
-        system.D,
-        system.dt,
+    moved, singular = torch.linalg.solve_ex(
+        W.mH @ V, torch.cat((W.mH @ system.A @ V, W.mH @ system.B), -1)
     )
+    if singular or not moved.isfinite().all():
+        return None
+    return StateSpace(moved[:, :r], moved[:, r:], system.C @ V, system.D, system.dt)
 
 
 def _descend(system: StateSpace, reduced: StateSpace) -> tuple[StateSpace, bool]:
     """A local minimum of the H2 error over all matrices, and whether it was reached."""
     start = balanced_truncation(reduced, reduced.n_states).system
+    if not start.n_states:
+        return reduced, False
     matrices = (start.A, start.B, start.C)
     sizes, shapes = [M.numel() for M in matrices], [M.shape for M in matrices]
     scale = float(_error(system, start)) ** 2

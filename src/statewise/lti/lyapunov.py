@@ -17,6 +17,10 @@ from statewise.lti.state_space import as_tensor
 METHODS = ("auto", "diagonal", "schur", "doubling")
 FEW = 8
 DOUBLINGS = 64
+SINGULAR = (
+    "the equation has no unique solution: two eigenvalues mirror each other at the boundary of "
+    "stability"
+)
 
 
 class Solution(NamedTuple):
@@ -78,7 +82,7 @@ def sylvester(A: Any, B: Any, Q: Any) -> Solution:
         Q: (..., n, k).
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or no unique solution.
     """
     A, B, Q = (as_tensor(name, M) for name, M in (("A", A), ("B", B), ("Q", Q)))
     sizes = (A.shape[-1], B.shape[-1])
@@ -175,6 +179,9 @@ def _solve_discrete(A: Tensor, Q: Tensor, method: str) -> Tensor:
     if method == "doubling":
         _needs_stable(eigenvalues(A).abs().max() if A.numel() else A.new_zeros(()), 1)
         return _doubling(A, Q)
+    at = eigenvalues(A)
+    product = at[..., :, None] * at.conj()[..., None, :]
+    _distinct(1 - product, product.abs().amax((-1, -2)).clamp_min(1) if A.numel() else product)
     X = numpy_each(_schur_discrete, A, Q)[0]
     return X + numpy_each(_schur_discrete, A, A @ X @ A.mH - X + Q)[0]
 
@@ -184,6 +191,8 @@ def _solve_continuous(A: Tensor, Q: Tensor, method: str) -> Tensor:
         a = A.diagonal(dim1=-2, dim2=-1)
         return -Q / _regular(a[..., :, None] + a.conj()[..., None, :])
     if method == "schur":
+        at = eigenvalues(A)
+        _distinct(at[..., :, None] + at.conj()[..., None, :], _largest(at))
         X = numpy_each(_schur_continuous, A, Q)[0]
         return X + numpy_each(_schur_continuous, A, A @ X + X @ A.mH + Q)[0]
     _needs_stable(eigenvalues(A).real.max() if A.numel() else -A.new_ones(()), 0)
@@ -209,6 +218,8 @@ def _doubling(A: Tensor, Q: Tensor) -> Tensor:
 
 
 def _solve_sylvester(A: Tensor, B: Tensor, Q: Tensor) -> Tensor:
+    a, b = eigenvalues(A), eigenvalues(B)
+    _distinct(a[..., :, None] + b[..., None, :], torch.maximum(_largest(a), _largest(b)))
     X = numpy_each(_schur_sylvester, A, B, Q)[0]
     return X + numpy_each(_schur_sylvester, A, B, Q - A @ X - X @ B)[0]
 
@@ -266,11 +277,21 @@ def _method(A: Tensor, method: str) -> str:
 
 def _regular(divisor: Tensor) -> Tensor:
     if (divisor == 0).any():
-        raise ValueError(
-            "the equation has no unique solution: two eigenvalues mirror each other at the "
-            "boundary of stability"
-        )
+        raise ValueError(SINGULAR)
     return divisor
+
+
+def _distinct(gaps: Tensor, size: Tensor) -> None:
+    """Refuse gaps between eigenvalues, (..., n, k), that are rounding of their size, (...)."""
+    if not gaps.numel():
+        return
+    rounding = 10 * max(gaps.shape[-2:]) * torch.finfo(torch.float64).eps
+    if (gaps.abs().amin((-1, -2)) <= rounding * size).any():
+        raise ValueError(SINGULAR)
+
+
+def _largest(at: Tensor) -> Tensor:
+    return at.abs().amax(-1) if at.shape[-1] else at.real.sum(-1)
 
 
 def _needs_stable(extreme: Tensor, boundary: float) -> None:

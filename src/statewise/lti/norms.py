@@ -106,7 +106,7 @@ def _bounds(system: StateSpace, tolerance: float) -> tuple[float, float, float]:
     at = eigenvalues(flat.A)
     starts = torch.cat((at.imag, at.abs(), -at.abs())).tolist()
     flat = _scaled(flat)
-    best, where = _largest(flat, [0.0, math.inf, *starts], one_sided)
+    best, where = _largest(flat, [0.0, math.inf, *starts, *_between(at)], one_sided)
     if best == 0:
         return 0.0, 0.0, 0.0
     gap, level = tolerance / 2, best
@@ -129,6 +129,14 @@ def _bounds(system: StateSpace, tolerance: float) -> tuple[float, float, float]:
     if dt is not None:
         where = 2 * math.atan(where) / dt
     return best, level, where
+
+
+def _between(at: Tensor) -> list[float]:
+    """A few frequencies without meaning: 0, 1 and those of poles may all be zeros by symmetry."""
+    size = at.abs()
+    middle = float(size.log().mean().exp()) if len(at) and bool((size > 0).all()) else 1.0
+    count = min(len(at), 15) + 1
+    return [middle * math.tan(math.pi * (k + 0.37) / (2 * count)) for k in range(count)]
 
 
 def _largest(system: StateSpace, frequencies: list[float], one_sided: bool) -> tuple[float, float]:

@@ -247,12 +247,11 @@ def _structure(
     nk: int | Sequence[int],
 ) -> Structure:
     m = records[0].u.shape[1]
-    for name, value in (("na", na), ("nc", nc), ("nd", nd)):
-        _whole(name, value, 0)
+    na, nc, nd = (_whole(name, n, 0) for name, n in (("na", na), ("nc", nc), ("nd", nd)))
     each = {"nb": nb, "nf": nf, "nk": nk}
     lists = {}
     for name, value in each.items():
-        parts = (value,) * m if isinstance(value, int) else tuple(value)
+        parts = tuple(value) if isinstance(value, Sequence) else (value,) * m
         if len(parts) != m:
             raise ValueError(f"{name} is {value!r}; the data have {m} inputs, and each needs one")
         lists[name] = tuple(_whole(name, part, int(name == "nb")) for part in parts)
@@ -260,9 +259,10 @@ def _structure(
 
 
 def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least:
         raise ValueError(f"{name} is {value!r}; a whole number of at least {least} is needed")
-    return value
+    return int(value)
 
 
 def _needs_inputs(structure: Structure, name: str) -> None:

@@ -161,7 +161,10 @@ def _without_cross(
     A: Tensor, B: Tensor, Q: Tensor, R: Tensor, S: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A − BR⁻¹S*, Q − SR⁻¹S* and R⁻¹B*: the problem without a cross term."""
-    back, cross = torch.linalg.solve(R, B.mH), torch.linalg.solve(R, S.mH)
+    solved, singular = torch.linalg.solve_ex(R, torch.cat((B.mH, S.mH), -1))
+    if singular.any():
+        raise ValueError('R is singular; method "doubling" needs a positive definite one')
+    back, cross = solved.split(B.shape[-2], -1)
     return A - B @ cross, hermitian(Q - S @ cross), back
 
 

@@ -69,18 +69,19 @@ def controllable_staircase(system: StateSpace, *, tolerance: float | None = None
 
     Args:
         system: one system.
-        tolerance: singular values below it count as 0, relative to the norm of [A, B]; None for
-            10 n times the rounding unit.
+        tolerance: singular values below it count as 0, relative to the norm of [A, B] with B in
+            units that give it the norm of A; None for 10 n times the rounding unit.
 
     Source: Van Dooren, The generalized eigenstructure problem in linear system theory (1981).
     """
     needs_one(system, "controllable_staircase")
     A, B = (M.detach().cpu().numpy() for M in (system.A, system.B))
     n = system.n_states
-    limit = _limit((A, B), tolerance)
+    feed = B * _unit(A, B)
+    limit = _limit((A, feed), tolerance)
     T = np.eye(n, dtype=A.dtype)
     sizes: list[int] = []
-    start, feed = 0, B
+    start = 0
     while start < n and feed.shape[1]:
         U, S, _ = np.linalg.svd(feed)
         rank = int((limit < S).sum())
@@ -133,8 +134,9 @@ def transmission_zeros(system: StateSpace, *, tolerance: float | None = None) ->
 
     Args:
         system: a system, or a batch, worked on one by one.
-        tolerance: singular values below it count as 0, relative to the norm of the system; None
-            for 10 n times the rounding unit.
+        tolerance: singular values below it count as 0, relative to the norm of the system with
+            inputs and outputs in units that give B and C the norm of A; None for 10 n times the
+            rounding unit.
 
     Returns:
         The finite zeros, (k,), complex; of a batch (..., k), k the largest number of any system,
@@ -152,6 +154,8 @@ def transmission_zeros(system: StateSpace, *, tolerance: float | None = None) ->
     import scipy.linalg
 
     A, B, C, D = (M.detach().cpu().numpy() for M in system.matrices)
+    into, out = _unit(A, B), _unit(A, C)
+    B, C, D = B * into, C * out, D * into * out
     limit = _limit((A, B, C, D), tolerance)
     A, B, C, D = _full_row_rank(A, B, C, D, limit)
     At, Ct, Bt, Dt = _full_row_rank(A.conj().T, C.conj().T, B.conj().T, D.conj().T, limit)
@@ -188,6 +192,12 @@ def to_zpk(system: StateSpace) -> ZeroPoleGain:
     if gain == 0:
         raise ValueError("the transfer function is 0, and so has no zeros and poles")
     return ZeroPoleGain(zeros, poles(system), gain, system.dt)
+
+
+def _unit(A: np.ndarray, M: np.ndarray) -> float:
+    """A factor for B or C, which have units of their own, so that ranks do not hang on these."""
+    size, found = np.linalg.norm(A), np.linalg.norm(M)
+    return float(size / found) if size and found else 1.0
 
 
 def _limit(matrices: tuple[np.ndarray, ...], tolerance: float | None) -> float:

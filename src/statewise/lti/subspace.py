@@ -18,7 +18,7 @@ from statewise.lti._hankel import (
     triangular_factor,
 )
 from statewise.lti._lanes import lanes_of, window_gram
-from statewise.lti._order import CRITERIA, order_scores
+from statewise.lti._order import CRITERIA, checked_order, order_scores
 from statewise.lti._projections import decompose
 from statewise.lti.state_space import StateSpace
 from statewise.lti.weightings import CVA, Weighting
@@ -151,13 +151,15 @@ def identify(
         (1, True)
     """
     records = read_records(u, y)
-    method = _options(weighting, focus, stability, order, criterion)
+    method = _options(weighting, focus, stability, criterion)
+    order = None if order is None else checked_order(order)
     least = 1 if order is None else order
-    wanted = least if order is not None else (largest_order or LARGEST)
+    largest = LARGEST if largest_order is None else checked_order(largest_order, "largest_order")
+    wanted = largest if order is None else order
     try:
         layout = layout_of(records, horizon, wanted, direct)
     except ValueError:
-        if order is not None or largest_order is not None:
+        if order is not None:
             raise
         layout = layout_of(records, horizon, least, direct)
     found = decompose(triangular_factor(records, layout, factor), layout, method)
@@ -229,7 +231,8 @@ def identify_batch(
         ValueError: as :func:`identify`.
     """
     records = read_batch(u, y)
-    method = _options(weighting, focus, stability, order, CRITERIA[0])
+    method = _options(weighting, focus, stability, CRITERIA[0])
+    order = checked_order(order)
     layout = layout_of(records, horizon, order, direct)
     pieces: list[Estimate] = []
     sigma = []
@@ -268,7 +271,6 @@ def _options(
     weighting: Weighting,
     focus: str | None,
     stability: float | None,
-    order: int | None,
     criterion: str,
 ) -> Weighting:
     if focus is not None and focus not in FOCUS:
@@ -277,8 +279,6 @@ def _options(
         raise ValueError(f"criterion is {criterion!r}; it must be one of {CRITERIA}")
     if stability is not None and not 0 < stability <= 1:
         raise ValueError(f"stability is {stability!r}; a radius in (0, 1] is needed, or None")
-    if order is not None and (isinstance(order, bool) or not isinstance(order, int) or order < 1):
-        raise ValueError(f"order is {order!r}; a whole number of at least 1 is needed")
     if not isinstance(weighting, Weighting):
         raise TypeError(f"weighting is {weighting!r}; a Weighting such as CVA or MOESP is needed")
     if focus == "states" and weighting.dynamics != "states":

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from statewise.lti._cross_validation import Fold, folds_of, simulation_errors, spread
 from statewise.lti._hankel import Layout, Records, layout_of, read_records, triangular_factor
+from statewise.lti._order import checked_order
 from statewise.lti._projections import decompose, reflect, state_model
 from statewise.lti.refined_system import RefinedSystem
 from statewise.lti.refinement import ITERATIONS, refine
@@ -138,7 +139,8 @@ def identify_validated(
             f"folds is {folds!r} and stability {stability!r}; at least 2 and a radius in (0, 1] "
             f"are needed"
         )
-    orders = range(1, largest_order + 1) if order is None else [order]
+    largest = checked_order(largest_order, "largest_order")
+    orders = range(1, largest + 1) if order is None else [checked_order(order)]
     methods = [regressed(weighting) for weighting in weightings]
     parts = folds_of(records, folds)
     unit = spread(records)
