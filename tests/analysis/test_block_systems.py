@@ -12,7 +12,7 @@ from analysis_systems import LINEAR, build
 from statewise.analysis import blocks
 from statewise.lti import hankel_singular_values
 from statewise.models import DeepWiener, DeepWienerConfig
-from statewise.nn import LRU, LTI, S4D, DiscreteDiagonal, GivenDiscrete
+from statewise.nn import LRU, LTI, S4D, DiscreteDiagonal, FeedForward, GivenDiscrete
 
 
 def system_of(poles, b, c, d=0.0):
@@ -110,3 +110,11 @@ def test_layers_that_are_not_linear_are_linearised_where_the_model_rests():
     (block,) = blocks(DeepWiener(1, 1, config)).blocks
     assert block.linear
     assert block.system.n_inputs == 2
+
+
+def test_a_model_without_states_has_nothing_to_draw() -> None:
+    found = blocks(FeedForward(3))
+    assert found.blocks == ()
+    assert found.warnings == ()
+    with pytest.raises(ValueError, match="no block of the model has a state"):
+        found.plot()

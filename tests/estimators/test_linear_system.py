@@ -12,6 +12,7 @@ from statewise import lti
 from statewise._errors import DataError
 from statewise.data import Experiments
 from statewise.estimators import LinearSystem, reduce_states
+from statewise.estimators._innovation_form import GENEROUS, InnovationForm
 from statewise.estimators._linear_methods import METHODS, POLYNOMIAL
 
 A = np.array([[0.8, 0.3], [-0.3, 0.8]])
@@ -271,3 +272,23 @@ def test_what_cannot_be_reduced_is_told() -> None:
         reduce_states(model, data, to=0)
     with pytest.raises(ValueError, match=r"a fraction of the states is in \(0, 1\]; given 1.5"):
         reduce_states(model, data, to=1.5)
+
+
+@pytest.mark.parametrize("length", [13, 40])
+def test_short_records_get_the_orders_that_they_allow(length: int) -> None:
+    u, y = _record(length, 0.01)
+    model = LinearSystem().fit(u, y)
+    assert 1 <= model.order_ < 10
+    with pytest.raises(ValueError, match="the records are too short"):
+        LinearSystem().fit(u[:6], y[:6])
+
+
+def test_the_spread_of_states_is_their_covariance_in_any_units() -> None:
+    units = np.diag([1e9, 1.0])
+    form = InnovationForm(
+        units @ A @ np.linalg.inv(units), units @ B, units @ K, C @ np.linalg.inv(units), [[0.2]]
+    )
+    root = np.linalg.inv(units) @ form.spread() / GENEROUS
+    P = root @ root.T
+    np.testing.assert_allclose(A @ P @ A.T + B @ B.T + K @ K.T, P, rtol=1e-12)
+    assert np.array_equal(InnovationForm(2 * A, B, K, C, [[0.0]]).spread(), 1e3 * np.eye(2))

@@ -112,8 +112,14 @@ class Blocks:
         return tuple(f"{b.name}: {text}" for b in self.blocks for text in b.warnings)
 
     def plot(self) -> Figure:
-        """A row for each block: poles and zeros, gain, and Hankel singular values."""
+        """A row for each block: poles and zeros, gain, and Hankel singular values.
+
+        Raises:
+            ValueError: no block has a state.
+        """
         rows = len(self.blocks)
+        if not rows:
+            raise ValueError("no block of the model has a state, so that there is nothing to draw")
         figure, grid = new_figure(rows, 3, width=10.5, height=3.2, width_ratios=(1, 1.5, 1.1))
         for block, (disc, bode, values) in zip(self.blocks, grid, strict=True):
             unit_disc(disc, block.poles.ravel(), label="pole")
@@ -266,6 +272,7 @@ def _hankel(axes: Any, block: BlockSystem) -> None:
         axes.plot(np.arange(1, len(shown) + 1), shown, "o", ms=4, color=COLOURS[0], mew=0)
         axes.axhline(WEAK * values[0], color=MUTED, lw=0.8, ls="--")
         axes.set_yscale("log")
+        axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("state; dashed: counts as none below")
     axes.set_ylabel("Hankel singular value [-]")
     title(axes, "Hankel values")

@@ -204,7 +204,9 @@ def _gate(module: GatedUnit, low: Any, high: Any) -> Lipschitz:
     """‖diag(s) W₁ + diag(v s') W₂‖ times the slope of GELU, with intervals for gate and value."""
     if low is None:
         return Lipschitz(
-            math.inf, None, "a gate has no global Lipschitz constant; give the range of its input"
+            math.inf,
+            None,
+            "a gate has no global Lipschitz constant, only one on a range of its input",
         )
     weight, bias = module.mix.weight.double(), module.mix.bias.double()
     count = weight.shape[1]

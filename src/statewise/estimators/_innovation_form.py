@@ -97,10 +97,10 @@ class InnovationForm(NamedTuple):
 
         Without it, modes that the first outputs hardly show would get states of any size.
         """
-        from scipy.linalg import solve_discrete_lyapunov
+        from statewise.lti import StateSpace, controllability_factor, is_stable
 
-        if not (np.abs(np.linalg.eigvals(self.A)) < 1).all():
-            return 1e3 * np.eye(len(self.A))
-        drive = self.B @ self.B.T + self.K @ self.K.T
-        values, vectors = np.linalg.eigh(solve_discrete_lyapunov(self.A, drive))
-        return GENEROUS * vectors * np.sqrt(np.maximum(values, 0))
+        n = len(self.A)
+        driven = StateSpace(self.A, np.hstack([self.B, self.K]), np.zeros((0, n)), dt=1.0)
+        if not is_stable(driven):
+            return 1e3 * np.eye(n)
+        return GENEROUS * controllability_factor(driven).numpy()
