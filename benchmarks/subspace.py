@@ -313,7 +313,11 @@ def batch(options: Options) -> Iterator[str]:
         runs[f"statewise {name} {rows}, all series in one call"] = at_once
     runs["statewise ERA of 42 Markov parameters, all series"] = lambda: realised(u, y, n)
     h = responses(u, y)
-    runs["statewise ERA of given responses, all in one call"] = lambda: list(
+    square = h[:, :41, :, None].contiguous()
+    runs["statewise ERA of given responses, 20 × 20, all in one call"] = lambda: list(
+        era(square, n, rows=20).system.A.numpy()
+    )
+    runs["statewise ERA of given responses, 20 × 21, all in one call"] = lambda: list(
         era(h[..., None], n, rows=20).system.A.numpy()
     )
     few = range(min(options.subset, options.series))
@@ -328,10 +332,13 @@ def batch(options: Options) -> Iterator[str]:
 
         given = h[: len(few), None, None, :, 0].numpy()[:, 0]
 
-        def by_control() -> list[Array]:
-            return [np.asarray(control.eigensys_realization(x, n, 20, 20)[0].A) for x in given]
+        for columns in (20, 21):
 
-        runs["control ERA of given responses, loop"] = by_control
+            def by_control(columns: int = columns) -> list[Array]:
+                find = control.eigensys_realization
+                return [np.asarray(find(x, n, 20, columns)[0].A) for x in given]
+
+            runs[f"control ERA of given responses, 20 × {columns}, loop"] = by_control
     seconds, errors = dict.fromkeys(runs, math.inf), {}
     for run in runs.values():
         run()

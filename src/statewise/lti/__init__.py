@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from statewise.lti.multisine import random_phase_multisine
     from statewise.lti.norms import HInfinity, h2_norm, hankel_norm, hinf_norm
     from statewise.lti.nplr import DPLR, dplr
+    from statewise.lti.parametric_bootstrap import BootstrapResult, bootstrap
     from statewise.lti.peers import from_control, to_control
     from statewise.lti.pole_residue import PoleResidue, from_pole_residue, to_pole_residue
     from statewise.lti.polynomial_estimate import PolynomialEstimate, StandardErrors
@@ -99,6 +100,7 @@ _LAZY = {
     "BackwardEuler": "discretise",
     "BestLinearApproximation": "best_linear",
     "Bilinear": "discretise",
+    "BootstrapResult": "parametric_bootstrap",
     "CVA": "weightings",
     "DPLR": "nplr",
     "DiagonalForm": "diagonal_form",
@@ -146,6 +148,7 @@ _LAZY = {
     "balanced_realisation": "reduction",
     "balanced_truncation": "reduction",
     "best_linear_approximation": "best_linear",
+    "bootstrap": "parametric_bootstrap",
     "box_jenkins": "prediction_error",
     "continuous_lyapunov": "lyapunov",
     "continuous_riccati": "riccati",
@@ -230,6 +233,7 @@ __all__ = [
     "BackwardEuler",
     "BestLinearApproximation",
     "Bilinear",
+    "BootstrapResult",
     "DiagonalForm",
     "DiagonalPlusLowRank",
     "Discretisation",
@@ -270,6 +274,7 @@ __all__ = [
     "balanced_realisation",
     "balanced_truncation",
     "best_linear_approximation",
+    "bootstrap",
     "box_jenkins",
     "continuous_lyapunov",
     "continuous_riccati",

@@ -141,7 +141,7 @@ def read_records(u: Any, y: Any) -> Records:
     for k, (a, b) in enumerate(zip(inputs, outputs, strict=True)):
         if len(a) != len(b):
             raise ValueError(f"record {k} has {len(a)} samples of u and {len(b)} of y")
-    return _scaled([a[None] for a in inputs], [b[None] for b in outputs])
+    return scaled([a[None] for a in inputs], [b[None] for b in outputs])
 
 
 def read_batch(u: Any, y: Any) -> Records:
@@ -153,7 +153,7 @@ def read_batch(u: Any, y: Any) -> Records:
             f"u has shape {tuple(inputs.shape)} and y {tuple(outputs.shape)}; they need equal "
             f"numbers of series and of samples"
         )
-    return _scaled([inputs], [outputs])
+    return scaled([inputs], [outputs])
 
 
 def _dimensions(part: Any) -> int:
@@ -176,7 +176,7 @@ def _channels(name: str, value: Any, dimensions: int) -> Tensor:
     return value.detach().to(torch.float64)
 
 
-def _scaled(u: list[Tensor], y: list[Tensor]) -> Records:
+def scaled(u: list[Tensor], y: list[Tensor]) -> Records:
     scales = []
     for parts in (u, y):
         power = torch.stack([part.square().sum(1) for part in parts]).sum(0)

@@ -116,8 +116,6 @@ def _by_lanes(h: Tensor, rows: int, order: int) -> tuple[Tensor, Tensor, Tensor,
 
     shape, flat = h.shape[:-3], h.flatten(0, -4)
     *found, sound = realised(flat, rows, order)
-    # A singular value of 0 has no inverse.
-    sound = sound & found[1].isfinite().flatten(1).all(1)
     if not sound.all():
         for x, other in zip(found, _by_library(flat[~sound], rows, order), strict=True):
             x[~sound] = other
@@ -159,7 +157,8 @@ def _markov(response: Any, kind: str) -> Tensor:
             f"the response has shape {tuple(values.shape)}; (..., L, p, m) with L ≥ {least} is "
             f"needed"
         )
-    if not values.isfinite().all():
+    # A finite sum has finite terms only.
+    if not (values.sum().isfinite() or values.isfinite().all()):
         raise ValueError("the response holds values that are not finite")
     if kind == "frequency":
         grid = values.to(torch.complex128)
