@@ -25,9 +25,8 @@ install-dev: ## make .venv with the package and all that the checks need
 demo: install ## identify the bundled river record; model, metrics and report go to demo-out
 	$(VENV)/statewise demo --out demo-out
 
-test: ## lint, build the documentation, then run the whole test suite
-	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory docs
+test: ## lint beside building the documentation, then run the whole test suite
+	@$(MAKE) --no-print-directory -j 2 lint docs
 	@$(MAKE) --no-print-directory pytest
 
 lint: install-dev ## check format, style and types
@@ -38,8 +37,10 @@ lint: install-dev ## check format, style and types
 docs: install-dev ## build the documentation into docs/_build/html, warnings are errors
 	$(VENV)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
+# A worker goes through files in order and takes from the other's end when it is done: two workers
+# then seldom wait for, or compile, the same kernel at the same time.
 pytest: install-dev ## run the test suite
-	$(THREADS) $(VENV)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	$(THREADS) $(VENV)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 format: install-dev ## rewrite the code in the project's format
 	$(VENV)/python -m ruff format .

@@ -47,7 +47,11 @@ fi
 
 printf 'installing statewise%s\n' "${extras:+[$extras]}"
 : >"$busy"
-if ! "$python" -m pip install --quiet --quiet --disable-pip-version-check --no-input \
+# Bytecode is left to the first import, where imports may keep it: most modules that come with
+# these packages are never imported here.
+compile=--no-compile
+[ -z "${PYTHONDONTWRITEBYTECODE-}" ] || compile=--compile
+if ! "$python" -m pip install --quiet --quiet --disable-pip-version-check --no-input "$compile" \
     --constraint constraints.txt --editable ".${extras:+[$extras]}"; then
     # pip itself failed, for example without a network: what stood before still stands.
     rm -f "$busy"

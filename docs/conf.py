@@ -113,8 +113,31 @@ def _write_pages(app: Sphinx) -> None:
         draw_page(source / "guides" / page, source / "measured")
 
 
+_navigation: dict[tuple, str] = {}
+
+
+def _share_navigation(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
+) -> None:
+    """Let the pages of source code, hundreds, share their navigation, which is slow to make."""
+    if page in app.env.all_docs or "toctree" not in context:
+        return
+    make, depth = context["toctree"], page.count("/")
+
+    def shared(**options: Any) -> str:
+        # Its links are relative, and of all pages none is the current one.
+        key = (depth, *sorted(options.items()))
+        if key not in _navigation:
+            _navigation[key] = make(**options)
+        return _navigation[key]
+
+    context["toctree"] = shared
+
+
 def setup(app: Sphinx) -> None:
     app.connect("builder-inited", _write_pages)
     app.connect("autodoc-before-process-signature", _evaluate_hints)
     # Before napoleon (500), which adds markup of its own.
     app.connect("autodoc-process-docstring", _escape_docstring, priority=400)
+    # Before the theme (500), which asks for the navigation.
+    app.connect("html-page-context", _share_navigation, priority=400)
