@@ -176,8 +176,26 @@ def test_a_stream_has_constant_memory_and_reads_the_right_parameters():
     stream = Filter(model, batch=3)
     for _ in range(12):
         stream.update(torch.zeros(3, 2, dtype=torch.float64))
-    with pytest.raises(ValueError, match="0 steps"):
+    with pytest.raises(ValueError, match="given for 12 steps; observation 13 is behind them"):
         stream.update(torch.zeros(3, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("rule", [None, inference.FirstOrder()])
+def test_a_stream_keeps_no_graph_of_parameters(rule):
+    slope = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
+    model = inference.NonlinearGaussian(
+        lambda x, u, t: slope * x.sin(), lambda x, u, t: x, [[1.0]], [[1.0]], P0=[[1.0]]
+    )
+    y = torch.ones(1, 3, 1, dtype=torch.float64)
+    method = inference.GaussianFilter(rule)
+    whole = inference.filter(model, y, method=method)
+    assert whole.mean.requires_grad
+    stream = Filter(model, method)
+    for t in range(3):
+        now = stream.update(y[:, t])
+        assert not now.mean.requires_grad
+        close(now.mean, whole.mean[:, t].detach(), 1e-12)
+    assert not stream.log_likelihood.requires_grad
 
 
 MODEL, Y, _ = case("plain")
@@ -188,6 +206,7 @@ ONE = [[1.0]]
     ("call", "error", "message"),
     [
         (lambda: inference.filter(MODEL, Y[0]), ValueError, r"y has shape \(12, 2\)"),
+        (lambda: inference.filter(MODEL, Y[:, :0]), ValueError, r"y has shape \(3, 0, 2\)"),
         (lambda: inference.filter(MODEL, Y, Y), ValueError, "neither B nor D"),
         (lambda: inference.filter(MODEL, Y, parallel=True), ValueError, "take ParallelKalman"),
         (lambda: inference.filter(MODEL, Y[:1]), ValueError, "m0 is given for 3 series; .* have 1"),

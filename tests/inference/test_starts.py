@@ -90,6 +90,31 @@ def test_the_start_of_a_diffuse_filter_is_marked():
     assert z[:, 2:].isfinite().all()
 
 
+@pytest.mark.parametrize("parts", [(0.5,), (0.5, 0.1)])
+def test_nothing_is_predicted_while_the_start_lasts(parts):
+    make = (inference.local_level, inference.local_linear_trend)[len(parts) - 1]
+    model, k = make(*parts, 0.7), len(parts)
+    found = inference.filter(model, NILE_LIKE)
+    assert found.predicted_mean[:, :k].isnan().all()
+    assert found.predicted_cov[:, :k].isinf().all()
+    assert found.innovations[:, :k].isnan().all()
+    assert found.innovation_cov[:, :k].isinf().all()
+    assert inference.predictive_pit(found)[:, :k].isnan().all()
+    near = inference.filter(model.diffuse(scale=1e7), NILE_LIKE)
+    torch.testing.assert_close(found.innovations[:, k:], near.innovations[:, k:], rtol=1e-5, atol=0)
+
+    def later(q):
+        return inference.filter(model.replace(Q=q * model.Q), NILE_LIKE).innovations[:, k:].sum()
+
+    one = torch.ones((), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(later, one, atol=1e-6)
+    H = model.H.clone().requires_grad_()
+    F = model.F.clone().requires_grad_()
+    white = inference.filter(model.replace(F=F, H=H), NILE_LIKE).standardised_innovations
+    slopes = torch.autograd.grad(white[:, k:].square().sum(), [F, H])
+    assert all(x.isfinite().all() for x in slopes)
+
+
 @pytest.mark.parametrize("name", ["level", "slope", "noise"])
 def test_gradients_come_through_a_diffuse_start(name):
     y = NILE_LIKE[:, :8].clone()

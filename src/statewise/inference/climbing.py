@@ -132,7 +132,8 @@ def climb_likelihood(
         )
 
     rule_ = rule or ParisianScore()
-    first = torch.as_tensor(start)
+    y = torch.as_tensor(y)
+    first = torch.as_tensor(start).to(y.device)
     with torch.no_grad():
         blank = Series.of(build(first), y, u, lengths)
     how = _Steps(steps, rate, decay, hold, longest)
@@ -191,7 +192,7 @@ def fit_proposal(
 
     how = _Steps(steps, rate, decay, hold, longest)
     with sampling(seed, series):
-        return _climb(slope, torch.as_tensor(start), series, reference, how)
+        return _climb(slope, torch.as_tensor(start).to(series.y.device), series, reference, how)
 
 
 class _Steps(NamedTuple):

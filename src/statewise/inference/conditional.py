@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from statewise.inference import chance
+from statewise.inference.linear_gaussian import ends_of
 from statewise.inference.particle import (
     Auxiliary,
     Bootstrap,
@@ -67,7 +68,7 @@ class Series:
         batch, length, _ = y.shape
         valid = torch.ones(batch, length, dtype=torch.bool, device=y.device)
         if lengths is not None:
-            ends = torch.as_tensor(lengths, device=y.device).unsqueeze(1)
+            ends = ends_of(lengths, y).unsqueeze(1)
             valid = torch.arange(length, device=y.device) < ends
         missing = y.isnan() | ~valid.unsqueeze(-1)
         gaps = tuple(missing.any(-1).any(0).tolist())

@@ -12,6 +12,7 @@ from statewise.inference.moments import (
     at,
     chol_innovation,
     dot,
+    inverse_of,
     log_normal,
     observe,
     spread,
@@ -109,7 +110,7 @@ def collapse(problem: Problem, unknown: Tensor) -> DiffuseStart:
         )
     L = torch.linalg.cholesky(W)
     delta = torch.cholesky_solve(w.unsqueeze(-1), L).squeeze(-1)
-    delta_cov = torch.cholesky_inverse(L)
+    delta_cov = inverse_of(L)
     log_det = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     terms[-1] = terms[-1] + 0.5 * ((w * delta).sum(-1) - log_det)
     means, covs, slopes = (torch.stack(x, 1) for x in zip(*rows, strict=True))

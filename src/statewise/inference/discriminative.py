@@ -14,7 +14,12 @@ from torch.autograd.function import once_differentiable
 
 from statewise.inference.engine import FilterResult, filter, run
 from statewise.inference.gaussian import GaussianFilter
-from statewise.inference.linear_gaussian import LinearGaussian, as_tensor, observed_of
+from statewise.inference.linear_gaussian import (
+    LinearGaussian,
+    as_tensor,
+    ends_of,
+    observed_of,
+)
 from statewise.inference.methods import Kalman, Method
 from statewise.inference.moments import Moments, dot, spread, symmetric
 from statewise.inference.nonlinear_gaussian import NonlinearGaussian
@@ -328,7 +333,7 @@ class Discriminative:
         y = y if mask is None else torch.where(observed_of_all(y, mask), y, torch.nan)
         if lengths is not None:
             steps = torch.arange(y.shape[1], device=y.device)
-            valid = steps < torch.as_tensor(lengths, device=y.device).unsqueeze(1)
+            valid = steps < ends_of(lengths, y).unsqueeze(1)
             y = spread(valid, y, torch.full_like(y, torch.nan))
         found = self.measure(shifted(y, self.shift))
         result = filter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from typing import Any
@@ -43,6 +44,14 @@ class Emission(ABC):
             seen: (B, T, p) bool.
             weight: posterior probabilities of the states, (B, T, K), 0 behind the end.
         """
+
+    def to(self, device: torch.device) -> Emission:
+        """A copy with its own tensors on a device; those of a module stay where they are."""
+        made = copy.copy(self)
+        for name, x in vars(self).items():
+            if isinstance(x, Tensor):
+                setattr(made, name, x.to(device))
+        return made
 
 
 def parameter(name: str, x: Any, *axes: int) -> Tensor:

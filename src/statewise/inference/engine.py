@@ -11,7 +11,7 @@ from torch import Tensor
 
 from statewise.inference.diffuse import DiffuseStart, collapse
 from statewise.inference.gaussian import GaussianFilter
-from statewise.inference.linear_gaussian import Problem
+from statewise.inference.linear_gaussian import LinearGaussian, Problem
 from statewise.inference.methods import Kalman, Method, prediction
 from statewise.inference.moments import Moments, chol_innovation, dot, observe, spread, symmetric
 from statewise.inference.nonlinear_gaussian import Model, NonlinearGaussian, NonlinearProblem
@@ -60,15 +60,18 @@ class FilterResult:
 
     @cached_property
     def _prediction(self) -> tuple[Tensor, Tensor]:
-        m, P = prediction(self.problem, self.mean, self.cov)
+        mean, cov = self.mean, self.cov
+        if self.start is not None:
+            mean, cov = (torch.where(x.isfinite(), x, 0.0) for x in (mean, cov))
+        m, P = prediction(self.problem, mean, cov)
         if self.problem.lengths is not None:
             valid = self.problem.valid()
             m, P = (spread(valid, x, torch.zeros_like(x)) for x in (m, P))
         if self.start is not None:
             # Nothing is predicted before the start is over.
             k = self.start.steps
-            m = torch.cat([self.mean[:, :1].expand(-1, k, -1), m[:, k:]], 1)
-            P = torch.cat([self.cov[:, :1].expand(-1, k, -1, -1), P[:, k:]], 1)
+            m = torch.cat([torch.full_like(m[:, :k], torch.nan), m[:, k:]], 1)
+            P = torch.cat([torch.full_like(P[:, :k], torch.inf), P[:, k:]], 1)
         return m, P
 
     @property
@@ -83,15 +86,16 @@ class FilterResult:
 
     @property
     def innovations(self) -> Tensor:
-        """Y − d − H m⁻, (B, T, p); NaN where nothing is observed."""
+        """Y − d − H m⁻, (B, T, p); NaN where nothing is observed, or predicted yet."""
         e = self._innovations()[0]
-        return torch.where(self.problem.seen(), e, torch.nan)
+        return torch.where(self.problem.seen() & self._begun().unsqueeze(-1), e, torch.nan)
 
     @property
     def innovation_cov(self) -> Tensor:
-        """H P⁻ Hᵀ + R, (B, T, p, p), of all outputs, observed or not."""
-        P, H = self.predicted_cov, self.problem.H
-        return symmetric(H @ P @ H.mT + symmetric(self.problem.R))
+        """H P⁻ Hᵀ + R, (B, T, p, p), of all outputs, observed or not; infinite where P⁻ is."""
+        P, H, begun = self._prediction[1], self.problem.H, self._begun()
+        S = H @ spread(begun, P, torch.zeros_like(P)) @ H.mT + symmetric(self.problem.R)
+        return spread(begun, symmetric(S), torch.full_like(S, torch.inf))
 
     @property
     def standardised_innovations(self) -> Tensor:
@@ -100,19 +104,22 @@ class FilterResult:
         Independent standard normal numbers if the model is right.
         """
         e, S = self._innovations()
-        begun = torch.ones_like(self.problem.valid()) if self.start is None else self._begun()
+        begun = self._begun()
         S = spread(begun, S, torch.eye(S.shape[-1], dtype=S.dtype, device=S.device))
         white = torch.linalg.solve_triangular(chol_innovation(S), e.unsqueeze(-1), upper=False)
         return torch.where(self.problem.seen() & begun.unsqueeze(-1), white.squeeze(-1), torch.nan)
 
     def _begun(self) -> Tensor:
-        assert self.start is not None
+        """Which steps are behind an exact diffuse start, (B, T)."""
+        first = 0 if self.start is None else self.start.steps
         steps = torch.arange(self.mean.shape[1], device=self.mean.device)
-        return (steps >= self.start.steps).expand(self.mean.shape[:2])
+        return (steps >= first).expand(self.mean.shape[:2])
 
     def _innovations(self) -> tuple[Tensor, Tensor]:
         o = observe(self.problem)
         m, P = self._prediction
+        if self.start is not None:
+            m, P = (spread(self._begun(), x, torch.zeros_like(x)) for x in (m, P))
         return o.y - dot(o.H, m), o.H @ P @ o.H.mT + o.R
 
     @property
@@ -190,6 +197,12 @@ def filter(
 
 def _method_for(model: Model, method: Method | None) -> Method:
     nonlinear = isinstance(model, NonlinearGaussian)
+    if method is None and not isinstance(model, LinearGaussian | NonlinearGaussian):
+        raise TypeError(
+            f"model is a {type(model).__name__}; without a method it must be a LinearGaussian or a "
+            "NonlinearGaussian. A HiddenMarkov has a filter, a smooth and a stream of its own, and "
+            "a likelihood by method=Forward(); a StateSpaceModel goes to particle_filter"
+        )
     if method is None:
         return GaussianFilter() if nonlinear else Kalman()
     if nonlinear and not method.nonlinear:
@@ -324,21 +337,22 @@ class Filter:
     """
 
     def __init__(self, model: Model, method: Method | None = None, *, batch: int = 1) -> None:
+        self.method = _method_for(model, method)
         if model.unknown is not None:
             raise ValueError(
                 "an online filter needs a start that one observation can follow; take "
                 "model.diffuse(scale=...) with a large variance in place of an exact one"
             )
         self.model = model
-        self.method = _method_for(model, method)
         self.batch = batch
         self.steps = 0
         self.log_likelihood = torch.zeros(batch, dtype=torch.float64)
         self._state: Any = None
         self._last: Tensor | None = None
 
+    @torch.no_grad()
     def update(self, y: Any, u: Any = None, *, mask: Any = None) -> Moments:
-        """Take one observation of every series in.
+        """Take one observation of every series in; without gradients, whose graph would grow.
 
         Args:
             y: (B, p); NaN where nothing is observed.
@@ -365,8 +379,8 @@ class Filter:
         found = self.method.read(state)
         self._state = state
         self.steps += 1
-        total = self.log_likelihood
         gained = found.log_likelihood.double()
+        total = self.log_likelihood.to(gained.device)
         self.log_likelihood = gained if self.method.associative else total + gained
         if self.method.associative:
             found = found._replace(log_likelihood=self.log_likelihood - total)

@@ -221,7 +221,8 @@ def score(
     Source: Cappé, Moulines and Rydén, Inference in hidden Markov models (2005), section 10.2;
     Cardoso and others (2301.00900).
     """
-    at = torch.as_tensor(theta)
+    y = torch.as_tensor(y)
+    at = torch.as_tensor(theta).to(y.device)
     series = Series.of(build(at.detach()), y, u, lengths)
     path = None if reference is None else series.reference(reference)
     rule = rule or ParisianScore()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from statewise.inference.emissions import Emission, check_distribution, parameter, safe_log
 from statewise.inference.engine import Filter, run
+from statewise.inference.linear_gaussian import ends_of
 from statewise.inference.markov_chain import (
     Chain,
     Decoded,
@@ -132,7 +133,7 @@ class HiddenMarkov:
             raise ValueError(
                 f"initial is given for {len(self.initial)} series; the data have {batch}"
             )
-        P = self.log_transition(u)
+        P = self.log_transition(u).to(y.device)
         if P.shape[1] > 1 and start is not None and isinstance(self.transition, Tensor):
             P = P[:, start : start + length]
         if P.shape[0] not in (1, batch) or P.shape[1] not in (1, length):
@@ -140,10 +141,10 @@ class HiddenMarkov:
                 f"transition is given for {P.shape[0]} series and {P.shape[1]} steps; the data "
                 f"have {batch} series and {length} steps"
             )
-        e = self.emission.log_prob(y, u, seen)
+        e = self.emission.to(y.device).log_prob(y, u, seen)
         valid = seen.any(-1, keepdim=True)
         e = torch.where(valid, e, 0.0)
-        first = safe_log(self.initial).expand(batch, self.states)
+        first = safe_log(self.initial.to(y.device)).expand(batch, self.states)
         return Chain(first, P, e, ends, not start)
 
     def log_transition(self, u: Tensor | None) -> Tensor:
@@ -303,7 +304,7 @@ def _data(
         seen = seen & mask
     batch, length, _ = y.shape
     if lengths is not None:
-        lengths = torch.as_tensor(lengths, dtype=torch.int64, device=y.device)
+        lengths = ends_of(lengths, y)
         steps = torch.arange(length, device=y.device)
         # What is behind the end may be no observation at all, so no density is asked of it.
         seen = seen & (steps < lengths.unsqueeze(1)).unsqueeze(-1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from statewise.inference.engine import log_likelihood
 from statewise.inference.linear_gaussian import LinearGaussian
 from statewise.inference.methods import Method
+from statewise.inference.moments import inverse_of
 from statewise.inference.nonlinear_gaussian import Model
 
 COVARIANCES = ("Q", "R", "P0")
@@ -126,7 +127,7 @@ class LikelihoodFit:
                 f"the observed information has the eigenvalue {lowest:.6g}; standard errors need "
                 "all of them positive"
             )
-        return torch.cholesky_inverse(L)
+        return inverse_of(L)
 
     def standard_errors(self, of: Callable[[Any], Tensor] | None = None) -> Tensor:
         """Standard errors of ``theta``, or of a function of the model by the delta method.
@@ -161,7 +162,7 @@ def maximise_likelihood(
         build: a function from a vector to a model, such as :class:`Unconstrained`.
         y: observations (B, T, p), all series with the same parameters.
         u: inputs (B, T, m), or None.
-        start: first vector; None for ``build.start``.
+        start: first vector; None for ``build.start``. Vectors are on its device.
         mask: (B, T) or (B, T, p) bool, True where y is observed.
         lengths: steps of each series, (B,).
         method: how to filter; None for :class:`Kalman`.
@@ -189,35 +190,36 @@ def maximise_likelihood(
         start = getattr(build, "start", None)
     if start is None:
         raise ValueError("start is None and build has none; give the first vector")
-    first = torch.as_tensor(start, dtype=torch.float64).reshape(-1)
+    first = torch.as_tensor(start, dtype=torch.float64).detach().reshape(-1)
+    here = {"dtype": torch.float64, "device": first.device}
 
     def slope(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        theta = torch.tensor(vector, dtype=torch.float64, requires_grad=True)
+        theta = torch.tensor(vector, **here, requires_grad=True)
         with torch.enable_grad():
             model = build(theta)
             found = log_likelihood(model, y, u, mask=mask, lengths=lengths, method=method)
             loss = -found.sum()
             (gradient,) = torch.autograd.grad(loss, theta)
-        return loss.item(), gradient.numpy()
+        return loss.item(), gradient.cpu().numpy()
 
     options = {"maxiter": steps, "maxfun": 20 * steps, "ftol": tolerance, "gtol": 0.0, "maxls": 50}
-    found = minimize(slope, first.numpy(), jac=True, method="L-BFGS-B", options=options)
+    found = minimize(slope, first.cpu().numpy(), jac=True, method="L-BFGS-B", options=options)
     best = found.x
     hessian = np.empty((len(best), len(best)))
     for k in range(len(best)):
         step = np.zeros_like(best)
         step[k] = np.finfo(float).eps ** (1 / 3) * max(1.0, abs(best[k]))
         hessian[k] = (slope(best + step)[1] - slope(best - step)[1]) / (2 * step[k])
-    theta = torch.as_tensor(best)
+    theta = torch.as_tensor(best, **here)
     with torch.no_grad():
         model = build(theta)
     return LikelihoodFit(
         model,
         theta,
         -float(found.fun),
-        -torch.as_tensor(found.jac),
+        -torch.as_tensor(found.jac, **here),
         bool(found.success),
         int(found.nfev) + 2 * len(best),
-        torch.as_tensor((hessian + hessian.T) / 2),
+        torch.as_tensor((hessian + hessian.T) / 2, **here),
         build,
     )

@@ -131,21 +131,17 @@ class LinearGaussian:
         prior_at: int = 1,
     ) -> None:
         given = {"F": F, "H": H, "Q": Q, "R": R, "B": B, "D": D, "c": c, "d": d, "m0": m0, "P0": P0}
-        tensors = {k: None if x is None else as_tensor(k, x) for k, x in given.items()}
-        dtype = torch.float32
-        for x in tensors.values():
-            dtype = dtype if x is None else torch.promote_types(dtype, x.dtype)
-        tensors = {k: None if x is None else x.to(dtype) for k, x in tensors.items()}
+        tensors = together({k: x for k, x in given.items() if x is not None})
         if prior_at not in (0, 1):
             raise ValueError(f"prior_at is {prior_at!r}; it must be 0 or 1")
-        self.F, self.H, self.Q, self.R = (as_matrix(k, tensors[k]) for k in "FHQR")
-        self.B, self.D = (None if tensors[k] is None else as_matrix(k, tensors[k]) for k in "BD")
-        self.c, self.d = (None if tensors[k] is None else _vector(k, tensors[k]) for k in "cd")
+        self.F, self.H, self.Q, self.R = (as_matrix(k, tensors.get(k)) for k in "FHQR")
+        self.B, self.D = (as_matrix(k, tensors[k]) if k in tensors else None for k in "BD")
+        self.c, self.d = (_vector(k, tensors[k]) if k in tensors else None for k in "cd")
         self.prior_at = prior_at
         self.unknown: Tensor | None = None
         n, p = self.F.shape[-1], self.H.shape[-2]
         self._check(n, p)
-        m0, P0 = tensors["m0"], tensors["P0"]
+        m0, P0 = tensors.get("m0"), tensors.get("P0")
         self.m0 = self.F.new_zeros(1, n) if m0 is None else m0.reshape(-1, m0.shape[-1])
         self.P0 = None if P0 is None else P0.reshape(-1, *P0.shape[-2:])
         if self.m0.shape[-1] != n or (self.P0 is not None and self.P0.shape[-2:] != (n, n)):
@@ -204,8 +200,9 @@ class LinearGaussian:
         The variance of P0 counts for the other states, 0 where the model has no P0.
         """
         n = self.states
-        every = torch.ones(n, dtype=torch.bool)
-        unknown = every if which is None else torch.as_tensor(which, dtype=torch.bool)
+        unknown = torch.ones(n, dtype=torch.bool, device=self.F.device)
+        if which is not None:
+            unknown = torch.as_tensor(which, dtype=torch.bool, device=self.F.device)
         if unknown.shape != (n,):
             raise ValueError(f"which has shape {tuple(unknown.shape)}; it must be ({n},)")
         known = (~unknown).to(self.F)
@@ -232,7 +229,7 @@ class LinearGaussian:
             )
         m0 = F.new_zeros(1, self.states)
         if self.c is not None:
-            eye = torch.eye(self.states, dtype=F.dtype)
+            eye = torch.eye(self.states, dtype=F.dtype, device=F.device)
             m0 = torch.linalg.solve(eye - F, self._constant("c").unsqueeze(-1)).squeeze(-1)
         return self.replace(m0=m0, P0=discrete_lyapunov(F, Q).X)
 
@@ -270,7 +267,7 @@ class LinearGaussian:
                 "the model has no P0: give one, or take model.stationary() or model.diffuse()"
             )
         y = as_tensor("y", y).to(self.F)
-        if y.dim() != 3 or y.shape[2] != self.outputs:
+        if y.dim() != 3 or y.shape[2] != self.outputs or 0 in y.shape:
             raise ValueError(
                 f"y has shape {tuple(y.shape)}; it must be (B, T, {self.outputs}), series first"
             )
@@ -292,7 +289,7 @@ class LinearGaussian:
         elif u is not None:
             raise ValueError("u is given, but the model has neither B nor D")
         if lengths is not None:
-            lengths = torch.as_tensor(lengths, dtype=torch.int64, device=y.device)
+            lengths = ends_of(lengths, y)
         return Problem(
             **{name: named[name] for name in "FHQR"},
             c=c,
@@ -321,6 +318,16 @@ def as_tensor(name: str, x: Any) -> Tensor:
     if not found.is_floating_point():
         raise TypeError(f"{name} is {found.dtype}; it must be real floating-point")
     return found
+
+
+def together(given: dict[str, Any]) -> dict[str, Tensor]:
+    """Tensors of one type, on the device of those that are not on the CPU, where there are any."""
+    tensors = {name: as_tensor(name, x) for name, x in given.items()}
+    dtype, device = torch.float32, torch.device("cpu")
+    for x in tensors.values():
+        dtype = torch.promote_types(dtype, x.dtype)
+        device = x.device if device.type == "cpu" else device
+    return {name: x.to(device, dtype) for name, x in tensors.items()}
 
 
 def as_matrix(name: str, x: Tensor | None) -> Tensor:
@@ -356,9 +363,28 @@ def observed_of(y: Tensor, mask: Any) -> Tensor | None:
     return mask.expand(y.shape) & ~missing
 
 
+def ends_of(lengths: Any, y: Tensor) -> Tensor:
+    """Steps of each series of y (B, T, …), (B,) int64; those that a GPU holds are not looked at."""
+    found = torch.as_tensor(lengths, dtype=torch.int64)
+    batch, length = y.shape[:2]
+    if tuple(found.shape) != (batch,):
+        raise ValueError(f"lengths has shape {tuple(found.shape)}; {batch} series need ({batch},)")
+    if found.device.type == "cpu" and bool(((found < 0) | (found > length)).any()):
+        raise ValueError(
+            f"lengths reach from {int(found.min())} to {int(found.max())}; they must be from 0 to "
+            f"the {length} steps of y"
+        )
+    return found.to(y.device)
+
+
 def window(name: str, x: Tensor, batch: int, length: int, start: int | None) -> Tensor:
     """The steps from ``start`` on of a parameter, its batch and time checked."""
     if x.shape[1] > 1 and start is not None:
+        if start + length > x.shape[1]:
+            raise ValueError(
+                f"{name} is given for {x.shape[1]} steps; observation {start + length} is behind "
+                "them"
+            )
         x = x[:, start : start + length]
     if x.shape[0] not in (1, batch) or x.shape[1] not in (1, length):
         raise ValueError(

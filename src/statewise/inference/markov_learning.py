@@ -80,7 +80,7 @@ def baum_welch(
             f"initial has shape {tuple(model.initial.shape)}; to be fitted it must be (K,)"
         )
     if counts is not None:
-        counts = torch.as_tensor(counts, dtype=torch.float64)
+        counts = torch.as_tensor(counts, dtype=torch.float64, device=torch.as_tensor(y).device)
         if tuple(counts.shape) != (model.states,) * 2 or not fixed or bool((counts < 0).any()):
             raise ValueError(
                 f"counts has shape {tuple(counts.shape)}; it must be {(model.states,) * 2}, at "
@@ -120,11 +120,11 @@ def _maximise(
         total = total if counts is None else total + counts
         row = total.sum(-1, keepdim=True)
         changes["transition"] = torch.where(
-            row > 0, total / torch.where(row > 0, row, 1.0), model.transition
+            row > 0, total / torch.where(row > 0, row, 1.0), model.transition.to(total)
         )
     elif "transition" in free and isinstance(model.transition, nn.Module):
         made = changes["transition"] = copy.deepcopy(model.transition)
         ascend(made, lambda: made(u), found.pairs, 20)
     if "emission" in free:
-        changes["emission"] = model.emission.maximise(y, u, seen, found.mean)
+        changes["emission"] = model.emission.to(y.device).maximise(y, u, seen, found.mean)
     return model.replace(**changes)

@@ -15,6 +15,7 @@ from statewise.inference.moments import (
     chol_innovation,
     chol_start,
     dot,
+    inverse_of,
     log_normal,
     observe,
     predict,
@@ -180,7 +181,7 @@ class InformationKalman(Method):
         L, failed = torch.linalg.cholesky_ex(symmetric(problem.P0))
         if bool(failed.any()):
             raise ValueError("the information form needs a P0 that can be inverted")
-        matrix = torch.cholesky_inverse(L)
+        matrix = inverse_of(L)
         return _Information(dot(matrix, problem.m0), matrix, problem.m0.new_zeros(len(L)))
 
     def prepare(self, problem: Problem, t: int | None) -> Problem:
@@ -218,7 +219,7 @@ class InformationKalman(Method):
         """Mean and covariance by inversion."""
         L = torch.linalg.cholesky(state.matrix)
         mean = torch.cholesky_solve(state.vector.unsqueeze(-1), L).squeeze(-1)
-        return Moments(mean, torch.cholesky_inverse(L), state.log_likelihood)
+        return Moments(mean, inverse_of(L), state.log_likelihood)
 
 
 def prediction(problem: Problem, mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:

@@ -195,6 +195,13 @@ def chol_innovation(S: Tensor) -> Tensor:
     return L
 
 
+def inverse_of(L: Tensor) -> Tensor:
+    """(L Lᵀ)⁻¹ of a lower triangle (..., n, n)."""
+    # The forward-mode derivative of torch.cholesky_inverse is wrong in torch 2.13.
+    eye = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)
+    return torch.cholesky_solve(eye.expand_as(L), L)
+
+
 def log_normal(e: Tensor, L: Tensor, count: Tensor) -> Tensor:
     """Log N(e; 0, L Lᵀ), counting log 2π for so many outputs."""
     white = torch.linalg.solve_triangular(L, e.unsqueeze(-1), upper=False).squeeze(-1)

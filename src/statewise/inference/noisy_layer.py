@@ -12,6 +12,7 @@ from statewise.data import Normaliser
 from statewise.inference.linear_gaussian import as_tensor
 from statewise.inference.nonlinear_gaussian import NonlinearGaussian
 from statewise.nn.contract import Layer, State, map_state, state_tensors
+from statewise.ops.pairs import from_pairs
 
 
 class _Flat:
@@ -48,7 +49,7 @@ class _Flat:
             if not dtype.is_complex:
                 return part.reshape(-1, *shape).to(dtype)
             real = torch.float32 if dtype == torch.complex64 else torch.float64
-            return torch.view_as_complex(part.reshape(-1, *shape, 2).to(real).contiguous())
+            return from_pairs(part.reshape(-1, *shape, 2).to(real))
 
         return map_state(take, self.rest)
 
@@ -135,7 +136,7 @@ def _scales(normaliser: Normaliser | None, m: int, p: int) -> tuple[Tensor, ...]
 def _covariance(name: str, x: Any, n: int) -> Tensor:
     found = as_tensor(name, x)
     if found.dim() == 0:
-        return found * torch.eye(n, dtype=found.dtype)
+        return found * torch.eye(n, dtype=found.dtype, device=found.device)
     if found.dim() == 1 and len(found) == n:
         return torch.diag(found)
     if found.dim() >= 2 and tuple(found.shape[-2:]) == (n, n):

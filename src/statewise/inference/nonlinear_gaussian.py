@@ -15,7 +15,9 @@ from statewise.inference.linear_gaussian import (
     Problem,
     as_matrix,
     as_tensor,
+    ends_of,
     observed_of,
+    together,
     window,
 )
 
@@ -232,11 +234,10 @@ class NonlinearGaussian:
 
     def _set(self, Q: Any, R: Any, m0: Any, P0: Any) -> None:
         given = {"Q": Q, "R": R, "m0": m0, "P0": P0}
-        tensors = {k: as_tensor(k, x) for k, x in given.items() if x is not None}
-        dtype = torch.float32
-        for x in tensors.values():
-            dtype = torch.promote_types(dtype, x.dtype)
-        tensors = {k: x.to(dtype) for k, x in tensors.items()}
+        absent = [name for name in ("Q", "R", "P0") if given[name] is None]
+        if absent:
+            raise ValueError(f"{' and '.join(absent)} must be given; a nonlinear model needs them")
+        tensors = together({k: x for k, x in given.items() if x is not None})
         self.Q, self.R = (as_matrix(k, tensors[k]) for k in "QR")
         n = self.states
         start = tensors.get("m0")
@@ -299,7 +300,7 @@ class NonlinearGaussian:
             ValueError: shapes that do not fit.
         """
         y = as_tensor("y", y).to(self.Q)
-        if y.dim() != 3 or y.shape[2] != self.outputs:
+        if y.dim() != 3 or y.shape[2] != self.outputs or 0 in y.shape:
             raise ValueError(
                 f"y has shape {tuple(y.shape)}; it must be (B, T, {self.outputs}), series first"
             )
@@ -321,7 +322,7 @@ class NonlinearGaussian:
                 first = torch.zeros_like(u[:, 0]) if u_before is None else u_before
                 u_move = torch.cat([first.unsqueeze(1), u[:, :-1]], 1)
         if lengths is not None:
-            lengths = torch.as_tensor(lengths, dtype=torch.int64, device=y.device)
+            lengths = ends_of(lengths, y)
         return NonlinearProblem(
             functions=self.functions,
             Q=window("Q", self.Q, batch, length, start),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from statewise.inference.linear_gaussian import ends_of
 from statewise.inference.moments import spread
 from statewise.inference.particle_engine import ENGINES, Engine, choose, through
 from statewise.inference.particle_formulas import Data
@@ -201,7 +202,7 @@ def particle_filter(
         raise ValueError(f"u has shape {tuple(u.shape)}; y of shape {tuple(y.shape)} needs (B, T)")
     valid = torch.ones(y.shape[:2], dtype=torch.bool, device=y.device)
     if lengths is not None:
-        ends = torch.as_tensor(lengths, device=y.device).unsqueeze(1)
+        ends = ends_of(lengths, y).unsqueeze(1)
         valid = torch.arange(y.shape[1], device=y.device) < ends
     y = spread(valid, y, torch.full_like(y, torch.nan))
     with torch.no_grad(), seeded(seed, y.device):

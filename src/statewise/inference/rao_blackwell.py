@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
-from statewise.inference.linear_gaussian import as_tensor
+from statewise.inference.linear_gaussian import as_tensor, ends_of
 from statewise.inference.moments import Observed, dot, spread, symmetric, update
 from statewise.inference.particle import _draw, inputs_at, seeded
 from statewise.inference.particle_laws import Stream
@@ -256,7 +256,7 @@ def rao_blackwell_filter(
     batch, length, _ = y.shape
     valid = torch.ones(batch, length, dtype=torch.bool, device=y.device)
     if lengths is not None:
-        ends = torch.as_tensor(lengths, device=y.device).unsqueeze(1)
+        ends = ends_of(lengths, y).unsqueeze(1)
         valid = torch.arange(length, device=y.device) < ends
     y = spread(valid, y, torch.full_like(y, torch.nan))
     scheme = (resampling or Systematic()).scheme()
@@ -282,7 +282,7 @@ def _run(
     for t in range(length):
         given = inputs_at(u, t)
         if r is None:
-            r = _draw(model.initial(), (batch, N), None, stream)
+            r = _draw(model.initial(), (batch, N), None, stream).to(y.device)
             m, P = (x.double() for x in model.start(r))
             m, P = m.expand(batch, N, -1), P.expand(batch, N, *P.shape[-2:])
             parts = model.linear(r, t, *given)

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from statewise.inference.linear_gaussian import LinearGaussian
+from statewise.inference.linear_gaussian import LinearGaussian, together
 
 
-def _number(x: Any) -> Tensor:
-    found = x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=torch.float64)
-    return found.reshape(())
+def _tensor(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=torch.float64)
 
 
 def _diagonal(*variances: Any) -> Tensor:
-    return torch.diag(torch.stack([_number(v) for v in variances]))
+    given = together({f"variance {i + 1}": _tensor(v) for i, v in enumerate(variances)})
+    return torch.diag(torch.stack([x.reshape(()) for x in given.values()]))
 
 
 def _output(n: int) -> Tensor:
@@ -83,12 +83,9 @@ def autoregressive(coefficients: Any, variance: Any, noise: Any = 0.0) -> Linear
     Raises:
         ValueError: a process that is not stationary.
     """
-    phi = coefficients
-    if not isinstance(phi, Tensor):
-        phi = torch.as_tensor(phi, dtype=torch.float64)
-    phi = phi.reshape(-1)
+    phi = _tensor(coefficients).reshape(-1)
     n = len(phi)
-    below = torch.eye(n, dtype=phi.dtype)[: n - 1]
+    below = torch.eye(n, dtype=phi.dtype, device=phi.device)[: n - 1]
     Q = torch.nn.functional.pad(_diagonal(variance), (0, n - 1, 0, n - 1))
     F = torch.cat([phi.unsqueeze(0), below])
     return LinearGaussian(F, _output(n), Q, _diagonal(noise)).stationary()
@@ -105,12 +102,8 @@ def factors(
         variance: covariance of w, (k, k); None for the identity.
         noise: variances of v, one number or (p,).
     """
-    loadings, A = (
-        x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=torch.float64)
-        for x in (loadings, transition)
-    )
-    Q = torch.eye(len(A), dtype=A.dtype) if variance is None else variance
-    noise = noise if isinstance(noise, Tensor) else torch.as_tensor(noise, dtype=torch.float64)
+    loadings, A, noise = (_tensor(x) for x in (loadings, transition, noise))
+    Q = torch.eye(len(A), dtype=A.dtype, device=A.device) if variance is None else variance
     R = torch.diag(noise.expand(len(loadings)))
     return LinearGaussian(A, loadings, Q, R).stationary()
 
@@ -151,7 +144,7 @@ def add(*parts: LinearGaussian) -> LinearGaussian:
         P0=blocks("P0"),
     )
     unknown = [
-        torch.zeros(part.states, dtype=torch.bool) if part.unknown is None else part.unknown
+        part.F.new_zeros(part.states, dtype=torch.bool) if part.unknown is None else part.unknown
         for part in parts
     ]
     together = torch.cat(unknown)

@@ -99,7 +99,7 @@ class OneHotCouplings(CouplingPrior):
         return {
             "strength": torch.log(torch.expm1(size)),
             "types": torch.stack([-3 * weight, none, 3 * weight], -1),
-            "anatomy": torch.zeros(*weight.shape[1:], 3, dtype=weight.dtype),
+            "anatomy": weight.new_zeros(*weight.shape[1:], 3),
         }
 
     def couplings(self, parameters: dict[str, Tensor], *, hard: bool = True) -> Tensor:
@@ -176,7 +176,7 @@ class SwitchingGLM:
             x = y.unsqueeze(2)
             return (x * logs - rate - torch.lgamma(x + 1)).sum(-1)
 
-        even = torch.full((S,), 1 / S, dtype=torch.float64)
+        even = self.transition.new_full((S,), 1 / S)
         return HiddenMarkov(even, self.transition, CallableEmission(emission, S, N))
 
 
@@ -219,7 +219,7 @@ def fit_switching_glm(
     if x.dim() != 3:
         raise ValueError(f"counts have shape {tuple(x.shape)}; they must be (B, T, N)")
     rng = np.random.default_rng(seed)
-    phi = exponential_basis(5) if basis is None else basis.double()
+    phi = (exponential_basis(5) if basis is None else basis.double()).to(x.device)
     found = [
         _fit(x, states, prior, phi, turns, inner, lr, stay, start, rng) for _ in range(restarts)
     ]
@@ -241,17 +241,17 @@ def _fit(
     h, neurons = history(x, phi), x.shape[-1]
     if start is None:
         bias = torch.log(torch.expm1(x.mean((0, 1)).clamp_min(1e-3)))
-        weight = torch.as_tensor(0.1 * rng.standard_normal((states, neurons, neurons)))
+        weight = torch.as_tensor(0.1 * rng.standard_normal((states, neurons, neurons))).to(x)
     else:
-        bias, weight = start.bias, start.weight
+        bias, weight = start.bias.to(x), start.weight.to(x)
     parameters = {"bias": bias, **prior.start(weight)}
     leaves = {k: v.clone().requires_grad_() for k, v in parameters.items()}
     optimiser = torch.optim.Adam(list(leaves.values()), lr=lr)
     off = (1 - stay) / max(states - 1, 1)
-    transition = torch.full((states, states), off if states > 1 else 1.0, dtype=torch.float64)
+    transition = x.new_full((states, states), off if states > 1 else 1.0)
     transition = transition.fill_diagonal_(stay if states > 1 else 1.0)
-    transition = transition if start is None else start.transition
-    even = torch.full((states,), 1 / states, dtype=torch.float64)
+    transition = transition if start is None else start.transition.to(x)
+    even = x.new_full((states,), 1 / states)
     bins = x.shape[0] * x.shape[1]
 
     def terms(*, hard: bool) -> Tensor:
