@@ -218,6 +218,12 @@ def certain(outputs: tuple[str, ...] = ("Q",), *, dates: bool = True, share: flo
         bands=bands,
         whiteness=whiteness(rng.standard_normal((180, len(outputs))), 10, names=list(outputs)),
         moments=moments,
+        states=[
+            dataclasses.replace(
+                one, kind="state", channel=f"error of {one.channel}", measured=one.mean * np.nan
+            )
+            for one in bands[:6:2]
+        ],
     )
 
 

@@ -13,8 +13,10 @@ from statewise.data import Experiments
 from statewise.data.task import Task
 from statewise.estimators import LinearSystem
 from statewise.report import collect, render_html, to_json
-from statewise.report.certainty import Certainty, certainty
+from statewise.report.certainty import Certainty, _states, certainty
 from statewise.report.collect import _traces
+from statewise.report.content import Trace
+from statewise.report.stretches import Stretch
 
 LENGTH = 900
 
@@ -31,14 +33,18 @@ def _records(outputs: int = 1, seed: int = 0) -> Experiments:
     return Experiments.from_arrays(u, np.array(y), dt=0.5, time_unit="s")
 
 
-@pytest.fixture(scope="module", params=[1, 2])
-def judged(request: pytest.FixtureRequest) -> tuple[LinearSystem, Experiments, Certainty]:
-    records = _records(request.param)
-    train, valid, test = records.split_time((0.4, 0.2, 0.4), context=32)
+def _judge(outputs: int = 1) -> tuple[LinearSystem, Experiments, list[Trace]]:
+    """A fitted model, a test set, and its outputs of the free run there."""
+    train, valid, test = _records(outputs).split_time((0.4, 0.2, 0.4), context=32)
     model = LinearSystem(2, "cva").fit(train)
     model.fit_noise(train, valid)
     simulated = {"linear": model.simulate_experiments(test)}
-    traces = _traces("test", test, 0, test[0], simulated)
+    return model, test, _traces("test", test, 0, test[0], simulated)
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def judged(request: pytest.FixtureRequest) -> tuple[LinearSystem, Experiments, Certainty]:
+    model, test, traces = _judge(request.param)
     found = certainty(model, "test", test, traces, "linear")
     assert found is not None
     return model, test, found
@@ -94,6 +100,44 @@ def test_bands_are_those_of_filter_and_forecast(
         assert width[-1] > 1.3 * width[typical.origin - 1]
 
 
+def test_states_are_those_of_the_observer(
+    judged: tuple[LinearSystem, Experiments, Certainty],
+) -> None:
+    model, test, found = judged
+    (filtered,) = model.filter(test)
+    free = model.simulate_experiments(test)[0]
+    assert [one.channel for one in found.states] == [f"error of {n}" for n in test.output_names]
+    order = filtered.state_mean.shape[1] // test.n_y
+    for k, one in enumerate(found.states):
+        first = int(np.searchsorted(test[0].times(), one.time[0]))
+        known = slice(first, first + one.origin)
+        np.testing.assert_allclose(
+            one.mean[: one.origin], filtered.state_mean[known, k * order], rtol=1e-9
+        )
+        half = 1.6448536269514722 * filtered.state_std[known, k * order]
+        np.testing.assert_allclose((one.upper - one.lower)[: one.origin], 2 * half, rtol=1e-9)
+        # The state follows the error of the free run, in other units; nothing corrects a forecast.
+        assert np.corrcoef(one.mean[: one.origin], (test[0].y - free)[known, k])[0, 1] > 0.9
+        assert (one.upper - one.lower)[-1] > 2 * (one.upper - one.lower)[0]
+
+
+def test_states_of_a_network_are_the_least_known() -> None:
+    rng = np.random.default_rng(0)
+    model, test, traces = _judge()
+    (filtered,) = model.filter(test)
+    shape = (len(filtered), 5)
+    changed = dataclasses.replace(
+        filtered,
+        state_mean=rng.standard_normal(shape),
+        state_std=np.broadcast_to([0.1, 5.0, 0.2, 3.0, 4.0], shape),
+    )
+    about = (None, test.output_names, traces[0], Stretch("typical", 40, 100, 1.0), 20)
+    found = _states(*about, changed)
+    assert [one.channel for one in found] == ["state 2 of 5", "state 5 of 5", "state 4 of 5"]
+    np.testing.assert_array_equal(found[0].mean, changed.state_mean[40:100, 1])
+    assert _states(*about, dataclasses.replace(changed, state_mean=None)) == []
+
+
 def test_innovations_of_the_right_model_pass() -> None:
     model = LinearSystem(2, "cva")
     records = _records(seed=3)
@@ -125,7 +169,9 @@ def test_the_section_says_whether_intervals_hold(share: float, said: str) -> Non
     assert "How sure is it?" in page.text
     assert "4 and more" in page.text
     assert "The innovations of Q are not normal" in page.text
-    assert {"figure-bands-0", "figure-innovations"} <= set(page.attributes("id"))
+    ids = {"figure-bands-0", "figure-bands-states", "figure-innovations"}
+    assert ids <= set(page.attributes("id"))
+    assert "What measurements tell of the error of the simulation" in page.text
 
 
 def test_many_outputs_and_few_samples_render() -> None:

@@ -52,6 +52,7 @@ def test_sections_and_their_figures_come_in_order(page: Page) -> None:
             "input-correlation",
             "whiteness",
             "bands-0",
+            "bands-states",
             "innovations",
             "steady",
             "path-response",

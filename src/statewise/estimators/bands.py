@@ -31,9 +31,10 @@ class Bands:
         interval: probability of the band, such as 0.9.
         std: standard deviation of what would be measured, (L, n_y), in units of the data; with a
             transform half the distance between one deviation below and above.
-        state_mean: state of the observer (L, n) given what the bands are given, or None: for an
-            :class:`ErrorNoise` the error of the simulation and earlier ones, output by output, for
-            a :class:`StateNoise` the state of the network; on the scale of the model.
+        state_mean: state of the observer (L, n) given all measurements for a smoother, else those
+            up to its own sample with that one; or None. For an :class:`ErrorNoise` the error of
+            the simulation and earlier ones, output by output, for a :class:`StateNoise` the state
+            of the network; on the scale of the model.
         state_std: its standard deviation, (L, n), or None.
         innovations: error over its standard deviation before calibration, (L, n_y); NaN where
             nothing was measured. None for a smoother and a forecast.

@@ -11,8 +11,11 @@ import numpy.typing as npt
 
 from statewise.analysis import ResidualTest, whiteness
 from statewise.data import Experiments, Record
+from statewise.estimators.bands import Bands
+from statewise.estimators.calibration import normal_width
+from statewise.estimators.error_noise import ErrorNoise
 from statewise.report.content import Trace
-from statewise.report.stretches import stretches
+from statewise.report.stretches import Stretch, stretches
 
 Array = npt.NDArray[np.float64]
 
@@ -53,7 +56,7 @@ class BandTrace:
     """Bands of one output over a stretch: one step ahead up to ``origin``, then a forecast.
 
     Attributes:
-        kind: "worst" for the worst stretch of the free run, or "typical".
+        kind: "worst" for the worst stretch of the free run, "typical", or "state" of an observer.
         channel: the output.
         unit: its unit.
         split: part of the data.
@@ -118,6 +121,9 @@ class Certainty:
         bands: stretches to draw.
         whiteness: test of the innovations one step ahead, one for each output.
         moments: the same innovations beside standard normal numbers.
+        states: normal bands of states of the observer, with the measurements up to ``origin``
+            taken in, over the typical stretch of the first output, on the scale of the model;
+            ``measured`` is NaN.
     """
 
     interval: float
@@ -129,6 +135,7 @@ class Certainty:
     bands: Sequence[BandTrace]
     whiteness: Sequence[ResidualTest]
     moments: Sequence[Moments]
+    states: Sequence[BandTrace] = ()
 
 
 def certainty(
@@ -161,6 +168,7 @@ def certainty(
     ]
     found = identifier.filter(test, interval=INTERVAL)
     innovations = [one.innovations[r.skip :] for one, r in zip(found, test, strict=True)]
+    bands, states = _bands(identifier, split, test, traces, name, found)
     return Certainty(
         interval=100 * INTERVAL,
         observer=type(noise.levels).__name__,
@@ -168,9 +176,10 @@ def certainty(
         split=split,
         candidates=noise.candidates,
         shares=shares,
-        bands=_bands(identifier, split, test, traces, name, found),
+        bands=bands,
         whiteness=_whiteness(innovations, names),
         moments=[_moments(innovations, k, channel) for k, channel in enumerate(names)],
+        states=states,
     )
 
 
@@ -215,9 +224,12 @@ def _bands(
     traces: Sequence[Trace],
     name: str,
     filtered: Sequence[Any],
-) -> list[BandTrace]:
-    """The worst stretch one step ahead, and a forecast in a typical one, of the first record."""
-    record, found = test[0], []
+) -> tuple[list[BandTrace], list[BandTrace]]:
+    """The worst stretch one step ahead, and a forecast in a typical one, of the first record.
+
+    And states in the typical stretch of the first output.
+    """
+    record, found, states = test[0], [], []
     own = [trace for trace in traces if trace.split == split][: test.n_y]
     for k, trace in enumerate(own[:DRAWN]):
         for stretch in stretches(trace, name):
@@ -230,6 +242,9 @@ def _bands(
                 (one,) = identifier.filter(
                     dataclasses.replace(test, records=(hidden,)), interval=INTERVAL
                 )
+                if k == 0:
+                    levels = identifier.noise_.levels
+                    states = _states(levels, test.output_names, trace, stretch, origin, one)
             found.append(
                 BandTrace(
                     kind=stretch.kind,
@@ -246,7 +261,43 @@ def _bands(
                     origin=origin,
                 )
             )
-    return found
+    return found, states
+
+
+def _states(
+    levels: Any, names: Sequence[str], trace: Trace, stretch: Stretch, origin: int, found: Bands
+) -> list[BandTrace]:
+    """The error of the simulation of each output, or the states that are least known."""
+    if found.state_mean is None or found.state_std is None:
+        return []
+    part = slice(stretch.first, stretch.stop)
+    mean, deviation = found.state_mean[part], found.state_std[part]
+    n = mean.shape[1]
+    if isinstance(levels, ErrorNoise):
+        # The states are the present error and earlier ones, output by output.
+        order = n // len(names)
+        shown = {k * order: f"error of {channel}" for k, channel in enumerate(names[:DRAWN])}
+    else:
+        unsure = deviation.mean(0) / (np.ptp(mean, axis=0) + 1e-12)
+        shown = {int(i): f"state {i + 1} of {n}" for i in np.argsort(-unsure)[:DRAWN]}
+    half = normal_width(INTERVAL) * deviation
+    return [
+        BandTrace(
+            kind="state",
+            channel=channel,
+            unit="",
+            split=trace.split,
+            record=trace.record,
+            time=trace.time[part],
+            time_unit=trace.time_unit,
+            measured=np.full(len(mean), np.nan),
+            mean=mean[:, i],
+            lower=mean[:, i] - half[:, i],
+            upper=mean[:, i] + half[:, i],
+            origin=origin,
+        )
+        for i, channel in shown.items()
+    ]
 
 
 def _hidden(record: Record, known: int, stop: int) -> Record:

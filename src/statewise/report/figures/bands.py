@@ -21,7 +21,7 @@ TITLES = {
 
 
 def bands(key: str, traces: Sequence[BandTrace], interval: float, caption: str) -> Html:
-    """One panel for each stretch of an output.
+    """One panel for each stretch of an output, or for each state.
 
     Args:
         key: unique name of the figure.
@@ -29,11 +29,10 @@ def bands(key: str, traces: Sequence[BandTrace], interval: float, caption: str) 
         interval: percent that the bands should hold.
         caption: text below the figure.
     """
-    entries = [
-        ("measured", "measured", "dot"),
-        ("expected", "model", "line"),
-        (f"{interval:g} % interval", "range", "band"),
-    ]
+    entries = [("measured", "measured", "dot")] * any(
+        np.isfinite(trace.measured).any() for trace in traces
+    )
+    entries += [("expected", "model", "line"), (f"{interval:g} % interval", "range", "band")]
     if any(trace.origin < len(trace.mean) for trace in traces):
         entries.append(("forecast from here", "muted", "dash"))
 
@@ -67,13 +66,15 @@ def _panel(axes: Axes, trace: BandTrace) -> None:
         axes.set_xlim(float(time[0]), float(time[-1]))
     value_axis(axes)
     axes.set_ylabel(shorten(f"{trace.channel} [{trace.unit}]" if trace.unit else trace.channel))
-    axes.set_title(TITLES[trace.kind])
+    axes.set_title(TITLES.get(trace.kind, ""))
 
 
 def _alt(trace: BandTrace, interval: float) -> str:
     known = np.isfinite(trace.measured)
     inside = known & (trace.measured >= trace.lower) & (trace.measured <= trace.upper)
     begin = stamp(trace.time[0], trace.time_unit)
+    if not known.any():
+        return f"{trace.channel} from {begin} with {interval:g} % intervals"
     return (
         f"{trace.channel} from {begin} with {interval:g} % intervals, "
         f"{int(inside.sum())} of {int(known.sum())} measurements inside"

@@ -51,6 +51,8 @@ def certainty_section(data: ReportData) -> Html | None:
                 " Behind the dashed line no measurement is used any more; the inputs are known."
             )
         pieces.append(bands(f"bands-{index}", own, found.interval, caption))
+    if found.states:
+        pieces.append(bands("bands-states", found.states, found.interval, _states(found)))
     pieces.append(el("h3", f"How many measurements are inside {asked} intervals?"))
     for channel in channels[:TABLES]:
         label = f"{channel}: " if len(channels) > 1 else ""
@@ -66,6 +68,19 @@ def certainty_section(data: ReportData) -> Html | None:
         )
     )
     return section("certainty", "How sure is it?", *pieces, *_innovations(found))
+
+
+def _states(found: Certainty) -> str:
+    """What the figure of the states shows."""
+    what = (
+        "What measurements tell of the error of the simulation, the state of the observer"
+        if found.observer == "ErrorNoise"
+        else "What measurements tell of the states that are least known beside how far they move"
+    )
+    return (
+        f"{what}, on the scale of the model, in the stretch of the forecast. These intervals are "
+        "normal ones of the fitted noise levels."
+    )
 
 
 def _judged(found: Certainty, channel: str) -> Html:
