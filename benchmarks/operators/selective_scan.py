@@ -1,4 +1,4 @@
-"""The selective scan of Mamba, against tree scans in torch and JAX, and Mamba's own kernel."""
+"""The selective scan of Mamba, against scans in torch and JAX, and Mamba's own kernel."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def _mamba_ssm() -> Way:
     return way
 
 
-def _jax() -> Way:
-    """An associative scan, compiled once for the output alone and once for the gradient too."""
+def _jax(in_order: bool) -> Way:
+    """A tree, or a loop over time; compiled for the output alone, and for the gradient too."""
     if torch.get_num_threads() == 1:
         one = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
         os.environ.setdefault("XLA_FLAGS", one)
@@ -65,11 +65,25 @@ def _jax() -> Way:
     def combine(first: Any, second: Any) -> tuple:
         return second[0] * first[0], second[0] * first[1] + second[1]
 
-    def function(u, dt, A, B, C, D, z, bias):
-        delta = jax.nn.softplus(dt + bias)[..., None]
+    def tree(u, delta, A, B, C):
+        delta = delta[..., None]
         inflow = delta * B[:, :, None] * u[..., None]
         _, h = jax.lax.associative_scan(combine, (jnp.exp(delta * A), inflow), axis=1)
-        return (jnp.einsum("bldn,bln->bld", h, C) + D * u) * jax.nn.silu(z)
+        return jnp.einsum("bldn,bln->bld", h, C)
+
+    def loop(u, delta, A, B, C):
+        def step(h: Any, terms: tuple) -> tuple:
+            u, delta, B, C = terms
+            h = jnp.exp(delta[..., None] * A) * h + (delta * u)[..., None] * B[:, None]
+            return h, (h * C[:, None]).sum(-1)
+
+        start = jnp.zeros((u.shape[0], *A.shape), u.dtype)
+        moved = tuple(x.swapaxes(0, 1) for x in (u, delta, B, C))
+        return jax.lax.scan(step, start, moved)[1].swapaxes(0, 1)
+
+    def function(u, dt, A, B, C, D, z, bias):
+        y = (loop if in_order else tree)(u, jax.nn.softplus(dt + bias), A, B, C)
+        return (y + D * u) * jax.nn.silu(z)
 
     alone = jax.jit(function)
     with_pullback = jax.jit(lambda *arrays: jax.vjp(function, *arrays))
@@ -115,7 +129,8 @@ def problems(device: str) -> list[Problem]:
     if device == "cpu" and _installed("mambapy"):
         rivals["mambapy"] = _mambapy()
     if device == "cpu" and _installed("jax"):
-        rivals["jax associative_scan"] = _jax()
+        rivals["jax associative_scan"] = _jax(in_order=False)
+        rivals["jax scan"] = _jax(in_order=True)
     if device == "cuda" and _installed("mamba_ssm") and _installed("selective_scan_cuda"):
         rivals["mamba_ssm"] = _mamba_ssm()
     found = []

@@ -33,6 +33,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from contracts.device_suite import MODES, DeviceContract
+from contracts.forward_suite import ForwardContract
 from statewise import ops
 
 SHAPES = [(1, 1, 1), (2, 7, 3), (5, 12, 13), (2, 70, 33)]
@@ -64,7 +65,7 @@ def differentiable(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
 
 
-class OpContract(DeviceContract):
+class OpContract(DeviceContract, ForwardContract):
     """Tests of one operator; see the module for what a subclass supplies."""
 
     op: ClassVar[str]
@@ -318,9 +319,12 @@ class OpContract(DeviceContract):
         def turned(x: Tensor) -> Tensor:
             return x.transpose(0, 1).contiguous().transpose(0, 1) if x.dim() > 1 else x
 
+        def shifted(x: Tensor) -> Tensor:
+            return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+
         options = {**options, "reset": options["reset"].t().contiguous().t()}
         expected = self.run(inputs, h0, options, "reference")
-        for change in (spread, turned):
+        for change in (spread, turned, shifted):
             for backend in ["reference", *fast]:
                 leaves = differentiable(inputs)
                 with ops.use_backend(backend):

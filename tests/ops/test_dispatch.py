@@ -219,8 +219,28 @@ def test_import_compiles_nothing_and_warm_compiles_all():
                     scan = ops.linear_scan_pairs if pairs else ops.linear_scan
                     reset = torch.ones(2, 3, dtype=torch.bool)
                     for options in ({}, {"reset": reset, "reverse": True, "h0": h0}):
-                        scan(a, b, **options)[0].sum().backward()
+                        for each in (a, a.detach().expand(b.shape).clone().requires_grad_()):
+                            scan(each, b, **options)[0].sum().backward()
         print(len(_kernels.forward.signatures), len(_kernels.backward.signatures))
     """
     done = _python(code)
     assert done.stdout.split() == ["8", "8", "8", "8"], done.stderr
+
+
+def test_warm_compiles_the_short_convolution_with_and_without_a_window():
+    code = """
+        import torch
+        import statewise.ops as ops
+        ops.warm("causal_conv1d")
+        from statewise.ops.causal_conv1d import _kernels
+        print(len(_kernels.forward.signatures), len(_kernels.backward.signatures))
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            for D in (2, 20):
+                w, x = torch.rand(D, 3, requires_grad=True), torch.rand(2, 5, D).to(dtype)
+                for h0 in (None, torch.rand(2, 2, D)):
+                    for bias in (None, torch.rand(D)):
+                        ops.causal_conv1d(x, w, bias, h0)[0].sum().backward()
+        print(len(_kernels.forward.signatures), len(_kernels.backward.signatures))
+    """
+    done = _python(code)
+    assert done.stdout.split() == ["4", "4", "4", "4"], done.stderr

@@ -32,6 +32,13 @@ def _cell(h, x):
             "3 states cannot be cut into blocks of 2",
         ),
         (lambda: newton_scan(Cell(_cell, 3), _X, iterations=0), ValueError, "iterations is 0"),
+        (lambda: newton_scan(Cell(_cell, 3), _X, tolerance=-1.0), ValueError, "tolerance is -1.0"),
+        (
+            lambda: newton_scan(Cell(_cell, 3), _X, method="newton"),
+            TypeError,
+            r"method is 'newton'; it must be a Newton\(\)",
+        ),
+        (lambda: newton_scan(Cell(_cell, 3), _X, method=Damped), TypeError, "method is <class"),
         (
             lambda: newton_scan(Cell(_cell, 3), _X, guess=_X[:, 1:]),
             ValueError,

@@ -147,12 +147,12 @@ def test_number_of_threads(monkeypatch):
             pool.threads()
 
 
-def _script(code: str) -> str:
+def _script(code: str, torch_threads: int = 1) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        env={**os.environ, "STATEWISE_THREADS": "4", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "STATEWISE_THREADS": "4", "OMP_NUM_THREADS": str(torch_threads)},
         timeout=100,
         check=False,
     )
@@ -214,3 +214,84 @@ def test_data_loader_workers():
         print(all(torch.equal(x, y) for x, y in zip(here, loader, strict=True)))
     """)
     assert out.split() == ["True"]
+
+
+ALL = """
+    import os, signal
+    import torch
+    from statewise import ops
+    torch.manual_seed(0)
+    u = torch.randn(2, 300, 32)
+    few, gates, B = torch.randn(2, 300, 4), torch.randn(2, 300, 3, 32), torch.randn(2, 300, 1, 64)
+    pairs, A = 0.5 * torch.rand(32, 4, 2), -torch.rand(32, 4)
+    calls = {
+        "linear_scan": lambda: ops.linear_scan(0.9, u),
+        "block_scan": lambda: ops.block_scan(0.5 * torch.eye(2), u.unflatten(2, (16, 2))),
+        "diagonal_ssm": lambda: ops.diagonal_ssm(
+            u, -pairs, pairs, pairs, dt=u.abs(), rule="zoh"
+        ),
+        "selective_scan": lambda: ops.selective_scan(u, u, A, few, few, z=u, softplus=True),
+        "ssd": lambda: ops.ssd(
+            u.unflatten(2, (8, 4)), u[..., :8], A[:8, 0], B, B, z=u.unflatten(2, (8, 4)),
+            softplus=True,
+        ),
+        "causal_conv1d": lambda: ops.causal_conv1d(u, A, silu=True),
+        "fft_conv": lambda: ops.fft_conv(u, torch.ones(32, 200) / 200),
+        "para_gru": lambda: ops.para_gru(gates, A.T[:3].contiguous()),
+        "scan2d": lambda: ops.scan2d(*[torch.full((4,), 0.4)] * 4, *[u.unflatten(2, (8, 4))] * 2),
+        "vandermonde_kernel": lambda: [ops.vandermonde_kernel(pairs, pairs, 2000)],
+    }
+    def value(name):
+        found = calls[name]()
+        first = found[0][0] if isinstance(found[0], tuple) else found[0]
+        return first, found[-1]
+    # Threads of torch start where there is much to do.
+    (torch.randn(300_000).exp() @ torch.randn(300_000)).item()
+    expected = {name: value(name) for name in calls}
+"""
+
+
+def test_every_operator_after_a_fork():
+    """Torch's own threads do not survive a fork: the child has to do without them first."""
+    out = _script(
+        ALL
+        + """
+    def same(name):
+        return all(map(torch.equal, value(name), expected[name]))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        torch.set_num_threads(1)
+        wrong = [name for name in calls if not same(name)]
+        print(wrong, flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, "the child hung"
+    """,
+        torch_threads=2,
+    )
+    assert out.split() == ["[]"]
+
+
+def test_every_operator_in_workers_of_a_data_loader():
+    out = _script(
+        ALL
+        + """
+    from torch.utils.data import DataLoader
+    names = list(calls)
+    class Calls(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(names)
+        def __getitem__(self, k):
+            return names[k], *value(names[k])
+    loader = DataLoader(
+        Calls(), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60
+    )
+    wrong = []
+    for name, *found in loader:
+        if not all(map(torch.equal, found, expected[name])):
+            wrong.append(name)
+    print(wrong)
+    """,
+        torch_threads=2,
+    )
+    assert out.split() == ["[]"]

@@ -32,6 +32,9 @@ def _problems():
     yield "linear_scan", {"a": rate, "b": b}, {}, {}, h0
     pair = torch.complex(b, _draw((B, L, D), 4))
     yield "linear_scan", {"b": pair}, {"a": turn}, {}, torch.complex(h0, h0)
+    blocks, start = {"A": 0.4 * _draw((B, L, D, 2, 2), 22), "b": _draw((B, L, D, 2), 23)}, (B, D, 2)
+    yield "block_scan", blocks, {}, {}, _draw(start, 24)
+    yield "block_scan", {"b": blocks["b"]}, {"A": blocks["A"][0, 0]}, {}, _draw(start, 25)
     timed = {
         "u": b,
         "dt": _draw((B, L, D), 5),

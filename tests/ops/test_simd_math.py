@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mpmath
 import numpy as np
 import pytest
+from llvmlite import ir
 
 from statewise.ops import simd_math
 from statewise.ops.jit import kernel
@@ -79,15 +81,52 @@ def test_errors_are_a_few_units_in_the_last_place(dtype, low, high):
         assert np.abs(found[name] - function(exact)).max() <= np.finfo(dtype).eps
 
 
-@pytest.mark.parametrize(("dtype", "largest"), [(np.float32, 1e4), (np.float64, 1e7)])
-def test_phases_of_large_angles(dtype, largest):
-    x = np.random.default_rng(0).uniform(-largest, largest, 1 << 16).astype(dtype)
-    found = _all(x)
-    exact = x.astype(np.longdouble)
-    assert np.abs(found["sine"] - np.sin(exact)).max() <= np.finfo(dtype).eps
-    assert np.abs(found["cosine"] - np.cos(exact)).max() <= np.finfo(dtype).eps
-    huge = np.array([1e15, -1e15, 1e30, -1e30] * 4, dtype)
-    assert np.abs(_all(huge)["sine"]).max() <= 1
+@kernel
+def _near(x, y, wide):
+    for o in range(0, x.size, width(x, wide)):
+        v = load(x, o, wide)
+        store(y[0], o, simd_math.sine_near(v))
+        store(y[1], o, simd_math.cosine_near(v))
+
+
+def _sines(x):
+    """Sine and cosine with as many digits as it takes, of numbers as they are."""
+    with mpmath.workprec(1200):
+        angles = [mpmath.mpf(float(v)) for v in x]
+        return np.array([[float(f(v)) for v in angles] for f in (mpmath.sin, mpmath.cos)])
+
+
+@pytest.mark.parametrize("wide", [True, WIDER, None])
+@pytest.mark.parametrize(("dtype", "reach"), [(np.float32, 38), (np.float64, 300)])
+def test_phases_of_angles_of_any_size(dtype, reach, wide):
+    rng = np.random.default_rng(0)
+    near = 10 ** rng.uniform(3, 6 if dtype is np.float32 else 14.6, 512)
+    x = np.concatenate([10 ** rng.uniform(-3, reach, 512), near]) * rng.choice([-1, 1], 1024)
+    x = rng.permutation(x).astype(dtype)
+    found = _all(x, wide)
+    exact, eps = _sines(x), np.finfo(dtype).eps
+    assert np.abs(found["sine"] - exact[0]).max() <= eps
+    assert np.abs(found["cosine"] - exact[1]).max() <= eps
+    few = np.empty((2, x.size), dtype)
+    _near(x, few, wide)
+    close = np.abs(x) < simd_math.FAR[ir.FloatType if dtype is np.float32 else ir.DoubleType]
+    assert np.abs(few - exact)[:, close].max() <= eps
+    assert np.abs(few).max() <= 1 + eps
+    # One element that is far changes nothing of those beside it.
+    assert (found["sine"][close] == few[0, close]).all()
+
+
+@pytest.mark.parametrize("wide", [True, WIDER, None])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_phases_where_the_methods_meet(dtype, wide):
+    """Where the number of quarter turns fills a mantissa, and at multiples of a quarter."""
+    edge = simd_math.FAR[ir.FloatType if dtype is np.float32 else ir.DoubleType]
+    turns = np.array([1, 2, 3, 1e3, 1e5, edge / 2, edge, 4 * edge]) * np.pi / 2
+    x = np.concatenate([turns, np.nextafter(dtype(edge), np.array([0, np.inf], dtype))])
+    x = np.concatenate([x, [edge, 2 * edge, 8 * edge, np.finfo(dtype).max, 1, 2]]).astype(dtype)
+    found, exact = _all(x, wide), _sines(x)
+    assert np.abs(found["sine"] - exact[0]).max() <= np.finfo(dtype).eps
+    assert np.abs(found["cosine"] - exact[1]).max() <= np.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("wide", [True, WIDER, None])
@@ -103,6 +142,9 @@ def test_ends_of_the_range(dtype, wide):
     assert found["softplus"][:5] == [0, 0, 0, float(huge), np.inf]
     assert found["cosine"][6:] == [1, 1]
     assert all(np.isnan(values[5]) for values in found.values())
+    for name in ("sine", "cosine"):
+        assert np.isnan([found[name][0], found[name][4]]).all()
+        assert np.isfinite([found[name][1], found[name][3]]).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

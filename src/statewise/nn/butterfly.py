@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from statewise.nn.windows import working_dtype
+from statewise.ops.pairs import from_pairs
 
 
 class Butterfly(nn.Module):
@@ -84,7 +85,7 @@ class Butterfly(nn.Module):
         # Digits of the output index that are known already stand in front, the newest last.
         for factor, n in zip(self.factors, self.sizes, strict=True):
             rest //= n
-            matrix = torch.view_as_complex(factor.to(real).contiguous()).to(x.dtype)
+            matrix = from_pairs(factor.to(real)).to(x.dtype)
             x = x.reshape(*lead, done, n, rest)
             x = torch.einsum("kj,...jr->...kr", matrix, x)
             if rest > 1:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from statewise.ops.pairs import from_pairs
+
 
 def as_work(tensor: Tensor, like: Tensor) -> Tensor:
     """Bring a parameter to the dtype of the sequence it meets."""
@@ -75,7 +77,7 @@ class DenseCoupling(Coupling):
         if not self.is_complex:
             weight = self.B.to(gain.dtype) * gain.unsqueeze(-1)
             return u @ as_work(weight, u).mT
-        b = torch.view_as_complex(self.B.to(gain.real.dtype))
+        b = from_pairs(self.B.to(gain.real.dtype))
         weight = torch.view_as_real(b * gain.unsqueeze(-1))
         columns = weight.permute(1, 0, 2).reshape(self.d_input, -1)
         return (u @ as_work(columns, u)).unflatten(-1, (-1, 2))
@@ -120,7 +122,7 @@ class BankCoupling(Coupling):
         if not self.is_complex:
             weight = self.B.to(gain.dtype) * gain.view(self.B.shape)
             return (u.unsqueeze(-1) * as_work(weight, u)).flatten(-2)
-        b = torch.view_as_complex(self.B.to(gain.real.dtype))
+        b = from_pairs(self.B.to(gain.real.dtype))
         weight = as_work(torch.view_as_real(b * gain.view(b.shape)), u)
         return (u[..., None, None] * weight).flatten(-3, -2)
 
@@ -149,5 +151,5 @@ def as_complex(tensor: Tensor, pairs: bool) -> Tensor:
     """A real tensor, or one of real pairs in the last axis, as complex64 or complex128."""
     tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
     if pairs:
-        return torch.view_as_complex(tensor.contiguous())
+        return from_pairs(tensor)
     return torch.complex(tensor, torch.zeros_like(tensor))

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from statewise.lti.diagonal_form import DiagonalForm
 from statewise.lti.functions import complex_exp, phi1
 from statewise.lti.hippo import legs_normal
 from statewise.nn.contract import valid_steps
 from statewise.nn.poles import draw_log_steps
 from statewise.nn.recurrence import Recurrence
 from statewise.ops import diagonal_ssm, vandermonde_kernel
+from statewise.ops.pairs import from_pairs
 
 GUARD = 1e-7
 """Added to |z|² where 1/z is taken, as published: a pole near 2πik/(LΔ) keeps a finite weight."""
@@ -127,6 +129,18 @@ class DSS(Recurrence):
         held = weights * phi1(z) * step.unsqueeze(-1)
         return vandermonde_kernel(z, held, length, log=True)
 
+    def modes(self) -> DiagonalForm:
+        """The channels as modes of the textbook form at the nominal step, (d_model, d_state).
+
+        In the type of the states.
+        """
+        poles, step, weights = self._system()
+        z = poles * step.unsqueeze(-1)
+        a, push = complex_exp(z), phi1(z) * step.unsqueeze(-1)
+        direct = (weights * push).real.sum(-1) + self.D.to(step.dtype)
+        later, read = (a * push).unsqueeze(-1), weights.unsqueeze(-2)
+        return DiagonalForm(a, later, read, direct[:, None, None], dt=1.0, half=True)
+
     def _run(
         self, u: Tensor, state: Tensor, dt: Tensor | None, reset: Tensor | None
     ) -> tuple[Tensor, Tensor]:
@@ -152,7 +166,7 @@ class DSS(Recurrence):
         """λ (H, N), Δ (H,) and the output weights (H, N) of states with a zero-order hold."""
         step = torch.exp(self.log_dt.to(self.state_dtype))
         poles = self.poles.expand(self.d_input, -1)
-        weights = torch.view_as_complex(self.W.to(self.state_dtype).contiguous())
+        weights = from_pairs(self.W.to(self.state_dtype))
         if self.norm == "softmax":
             weights = weights * _reciprocal_expm1(poles * (self.length * step).unsqueeze(-1))
         return poles, step, weights

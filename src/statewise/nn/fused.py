@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from statewise.ops.gpu import FLOATS
+from statewise.ops.library import in_forward_mode
 from statewise.ops.precision import accumulation_dtype
 
 MOST_ROWS = 4
@@ -55,7 +56,7 @@ def fuses(
         dt: relative step, of any type.
     """
     dtype, device, asked = u.dtype, u.device.type, torch.is_grad_enabled()
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(device):
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(device) or in_forward_mode():
         return False
     if device == "cpu":
         if u.shape[0] > MOST_ROWS or dtype not in (torch.float32, torch.float64):

@@ -13,6 +13,7 @@ from statewise.nn.diagonal_bank import DiagonalBank
 from statewise.nn.initialisers import ContinuousLaw
 from statewise.nn.recurrence import Recurrence
 from statewise.nn.static import linear
+from statewise.ops.pairs import from_pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +98,4 @@ class GSS(Recurrence):
 
     def eigenvalues(self) -> Tensor:
         """Discrete eigenvalues at the nominal step, complex, shape (H, N)."""
-        return torch.exp(
-            torch.view_as_complex(self.bank.poles().contiguous()) * self.bank.steps().unsqueeze(-1)
-        )
+        return torch.exp(from_pairs(self.bank.poles()) * self.bank.steps().unsqueeze(-1))

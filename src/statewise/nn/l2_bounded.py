@@ -15,6 +15,7 @@ from statewise.nn.contract import State, at_last
 from statewise.nn.initialisers import Ring
 from statewise.nn.recurrence import Recurrence
 from statewise.ops import linear_scan_pairs
+from statewise.ops.pairs import from_pairs
 
 RIDGE = 1e-8
 """Part of the storage function that is the plain sum of squares: it bounds the condition of P."""
@@ -147,7 +148,7 @@ class L2Bounded(Recurrence):
     def _matrices(self) -> _Matrices:
         logs = self._log_poles()
         poles = complex_exp(logs)
-        V = torch.view_as_complex(self.H.double())
+        V = from_pairs(self.H.double())
         # Columns of this norm put ones on the diagonal of P.
         spare = -torch.expm1(2 * logs.real)
         H = V * (spare / (V.abs().square().sum(0) + 1e-30)).sqrt()

@@ -14,6 +14,7 @@ from statewise.nn.diagonal_bank import DiagonalBank, run_diagonal
 from statewise.nn.initialisers import ContinuousLaw, S4DLegS
 from statewise.nn.recurrence import Recurrence
 from statewise.nn.windows import final_window
+from statewise.ops.pairs import from_pairs
 
 
 class LiquidState(NamedTuple):
@@ -115,7 +116,7 @@ class LiquidS4(Recurrence):
     ) -> tuple[Tensor, Tensor]:
         y, x = self.bank(products[0], x, reset=reset, lengths=lengths)
         weights, gain = self._complex()
-        c = torch.view_as_complex(self.bank.weights()[1])
+        c = from_pairs(self.bank.weights()[1])
         drive = power = weights * gain
         for product in products[1:]:
             power = power * drive
@@ -152,8 +153,8 @@ class LiquidS4(Recurrence):
 
     def _complex(self) -> tuple[Tensor, Tensor]:
         """B and the gain (e^{λΔ} − 1)/λ, complex (D, N)."""
-        poles = torch.view_as_complex(self.bank.poles().contiguous())
-        b = torch.view_as_complex(self.bank.weights()[0].contiguous())
+        poles = from_pairs(self.bank.poles())
+        b = from_pairs(self.bank.weights()[0])
         steps = self.bank.steps().unsqueeze(-1)
         return b, steps * phi1(poles * steps)
 

@@ -11,6 +11,7 @@ from statewise.lti.discretise import DiscretisedPoles
 from statewise.nn.coupling import BankCoupling
 from statewise.nn.lti import LTI
 from statewise.nn.poles import Poles
+from statewise.ops.pairs import from_pairs
 
 
 def layer_modes(layer: LTI) -> DiagonalForm:
@@ -70,7 +71,7 @@ def _wide(poles: Poles) -> tuple[Tensor, Tensor, Tensor | None]:
 
 def _matrix(M: Tensor, pairs: bool) -> Tensor:
     M = M.double()
-    return torch.view_as_complex(M.contiguous()) if pairs else M.to(torch.complex128)
+    return from_pairs(M) if pairs else M.to(torch.complex128)
 
 
 def _without_rounding(a: Tensor, b: Tensor, c: Tensor, layer: LTI) -> Tensor:

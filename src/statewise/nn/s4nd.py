@@ -17,6 +17,7 @@ from statewise.nn.poles import ContinuousDiagonalPoles
 from statewise.nn.specs import ContinuousDiagonal
 from statewise.nn.windows import working_dtype
 from statewise.ops import fft_conv, vandermonde_kernel
+from statewise.ops.pairs import from_pairs
 
 T = TypeVar("T")
 
@@ -190,7 +191,7 @@ class AxisKernel(nn.Module):
         shape = self.C.shape[2:4]
         poles, step = self.poles.continuous.view(shape), self.poles.dt.view(shape)
         exponent = poles * (step * rate)
-        c = torch.view_as_complex(self.C.to(step.dtype).contiguous())
+        c = from_pairs(self.C.to(step.dtype))
         weights = 2 * c * (step * rate) * phi1(exponent)
         if bandlimit is not None:
             # In cycles a point of the grid of training, whatever the rate is.

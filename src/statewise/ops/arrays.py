@@ -30,6 +30,17 @@ def as_array(x: Tensor, dtype: torch.dtype, pairs: bool = False) -> np.ndarray:
     return array.view(_COMPLEX[dtype]) if pairs else array
 
 
+def serial_array(x: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """:func:`as_array` without torch's threads.
+
+    They would spin for some milliseconds after a copy, on cores that the kernel behind it needs.
+    """
+    if x.dtype not in _COMPLEX:
+        return as_array(x, dtype)
+    wide = np.float64 if dtype is torch.float64 else np.float32
+    return np.ascontiguousarray(x.detach().numpy(), wide)
+
+
 def reset_array(reset: Tensor | None) -> np.ndarray:
     """The resets as an array, or :data:`NO_RESET`."""
     return NO_RESET if reset is None else reset.contiguous().numpy()

@@ -10,6 +10,9 @@ The choice is made by :class:`use_backend`, else by the environment variable
 CPU tensors, ``gpu`` for others, and ``reference`` where that one refuses. The logger
 ``statewise`` tells once which back end runs and why. A choice made by name is honoured or raises;
 it never falls back.
+
+Compiled kernels carry no tangents of forward-mode differentiation. A tensor that has one goes to
+``reference`` when the choice is automatic, and another back end chosen by name refuses it.
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@ unequal length. The functions have the names and arguments of those in :mod:`sta
 give what one process would: y for the slice, and the state after the slice. Only states travel.
 
 A recurrence is linear in its state: a slice maps the state before it to decay ⊙ state + own, where
-own is its last state when it starts from zero. Every rank computes its decay and own at once, one
-all-gather shows them to all, each folds those before it into the state at its start, and runs the
-operator from there. Backward is the same with time reversed: the gradient of the state before a
-slice is linear in the gradient of the state after it. A slice is thus computed twice in each
-direction, whatever the number of ranks, instead of every rank waiting for the one before. Every
-rank has to take part in the backward pass when one does.
+own is its last state when it starts from zero; in ``block_scan`` the decay is a matrix. Every rank
+computes its decay and own at once, one all-gather shows them to all, each folds those before it
+into the state at its start, and runs the operator from there. Backward is the same with time
+reversed: the gradient of the state before a slice is linear in the gradient of the state after it.
+A slice is thus computed twice in each direction, whatever the number of ranks, instead of every
+rank waiting for the one before. Every rank has to take part in the backward pass when one does.
 
 Gradients of what all ranks hold alike (constant coefficients, weights) are the share of the slice;
 add them up over the group, as data parallelism does. ``h0`` belongs to the first rank in scan
@@ -29,6 +29,7 @@ from torch import Tensor
 
 from statewise import ops
 from statewise.ops.arguments import require_tensors
+from statewise.ops.library import carries_tangent
 from statewise.ops.precision import accumulation_dtype
 from statewise.ops.ssd.op import step_sizes
 
@@ -74,6 +75,53 @@ def linear_scan(
         return a.to(acc).expand(b.shape).prod(1)
 
     return _spread("linear_scan", run, decay, (a, b), h0, reset, reverse, group)
+
+
+def block_scan(
+    A: Tensor,
+    b: Tensor,
+    h0: Tensor | None = None,
+    *,
+    reset: Tensor | None = None,
+    reverse: bool = False,
+    group: Group = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`statewise.ops.block_scan` with time spread over the ranks of ``group``.
+
+    Args:
+        A: matrices of this slice, or constant ones.
+        b: inputs of this slice, (B, L_r, D, k).
+        h0: state before the whole sequence, on the first rank in scan order only; else None.
+        reset: resets of this slice, (B, L_r).
+        reverse: run from the end of the last slice.
+        group: the processes, None for all.
+
+    Returns:
+        h of this slice, and the state after it in scan order.
+
+    Raises:
+        RuntimeError: ``torch.distributed`` is not initialised.
+        ValueError: ``h0`` on a rank that is not the first in scan order.
+    """
+    require_tensors("block_scan", A=A, b=b)
+
+    def run(A: Tensor, b: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        return ops.block_scan(A, b, h0, reset=reset, reverse=reverse)
+
+    def decay(A: Tensor, b: Tensor) -> Tensor:
+        acc = accumulation_dtype(torch.promote_types(A.dtype, b.dtype))
+        steps = A.to(acc).expand(*b.shape, b.shape[-1])
+        return _product(steps.flip(1) if reverse else steps)
+
+    return _spread("block_scan", run, decay, (A, b), h0, reset, reverse, group)
+
+
+def _product(A: Tensor) -> Tensor:
+    """A_L ⋯ A_1 of (B, L, D, k, k), neighbours first."""
+    while A.shape[1] > 1:
+        even = A.shape[1] // 2 * 2
+        A = torch.cat([A[:, 1:even:2] @ A[:, :even:2], A[:, even:]], 1)
+    return A[:, 0]
 
 
 def selective_scan(
@@ -170,6 +218,11 @@ def _spread(
             f"sequence_parallel.{op}: torch.distributed is not initialised; start the processes "
             "with torchrun and call torch.distributed.init_process_group first"
         )
+    if carries_tangent((*tensors, h0)):
+        raise ValueError(
+            f"sequence_parallel.{op}: a tensor has a forward-mode tangent, which does not travel "
+            "between ranks; differentiate in reverse mode"
+        )
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     place = size - 1 - rank if reverse else rank
     if h0 is not None and place:
@@ -187,9 +240,10 @@ class _Spread(torch.autograd.Function):
     def forward(ctx, run, decay, reset, reverse, group, h0, *tensors):
         with torch.no_grad():
             _, own = run(*tensors, h0)
-            factor = decay(*tensors).expand(own.shape).to(own.dtype)
+            factor = decay(*tensors).to(own.dtype)
+            factor = factor.expand(*own.shape, *factor.shape[own.dim() :])
             if reset is not None:
-                cut = reset.any(1).reshape(-1, *(1,) * (own.dim() - 1))
+                cut = reset.any(1).reshape(-1, *(1,) * (factor.dim() - 1))
                 factor = torch.where(cut, torch.zeros_like(factor), factor)
         start = _fold(own, factor, reverse, group)
         first = start is None
@@ -219,7 +273,8 @@ class _Spread(torch.autograd.Function):
         own = torch.zeros_like(last)
         if start is not None and not ctx.first:
             (own,) = torch.autograd.grad([y, last], [start], [grad_y, grad_last], retain_graph=True)
-        behind = _fold(own, factor.conj(), not reverse, group)
+        adjoint = factor.mT if factor.dim() > own.dim() else factor.conj()
+        behind = _fold(own, adjoint, not reverse, group)
         if behind is not None:
             grad_last = grad_last + behind
         wanted = [x for x in leaves if x is not None and x.requires_grad]
@@ -238,16 +293,26 @@ class _Spread(torch.autograd.Function):
 def _fold(own: Tensor, factor: Tensor, reverse: bool, group: Group) -> Tensor | None:
     """The state that the ranks before this one arrive at; None on the first in scan order."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)
-    sent = torch.stack([own, factor]).contiguous().resolve_conj()
+    columns = factor if factor.dim() > own.dim() else factor.unsqueeze(-1)
+    sent = torch.cat([own.unsqueeze(-1), columns], -1).contiguous().resolve_conj()
     sent = torch.view_as_real(sent).contiguous() if sent.is_complex() else sent
     parts = [torch.empty_like(sent) for _ in range(size)]
     dist.all_gather(parts, sent, group=group)
     before = range(size - 1, rank, -1) if reverse else range(rank)
     state = None
     for other in before:
-        last, decay = torch.view_as_complex(parts[other]) if own.is_complex() else parts[other]
+        part = torch.view_as_complex(parts[other]) if own.is_complex() else parts[other]
+        last, decay = part[..., 0], part[..., 1:]
         if state is not None:
-            # A reset gives the factor 0, and stops NaN and infinity too.
-            last = last + torch.where(decay == 0, torch.zeros_like(last), decay * state)
+            last = last + _carried(decay, state)
         state = last
     return state
+
+
+def _carried(decay: Tensor, state: Tensor) -> Tensor:
+    """What a state becomes over a slice. Where a reset made the decay 0, NaN stops too."""
+    if decay.shape[-1] == 1:
+        decay = decay[..., 0]
+        return torch.where(decay == 0, torch.zeros_like(state), decay * state)
+    cut = (decay == 0).all(-1).all(-1, keepdim=True)
+    return torch.where(cut, torch.zeros_like(state), (decay @ state.unsqueeze(-1)).squeeze(-1))

@@ -17,110 +17,53 @@ registers, and become two of the wide ones where it has not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.core.datamodel.models import PrimitiveModel
-from numba.core.datamodel.registry import register_default
-from numba.extending import intrinsic
 
-WIDE_BYTES = 32
-WIDER = 2
-"""The kind of a wider pack: this many wide ones."""
+from statewise.ops.simd_pack import (
+    WIDE_BYTES,
+    WIDER,
+    Pack,
+    address,
+    alignment,
+    elements,
+    multiply_add,
+    operation,
+    pack_of,
+    shuffle,
+)
 
-_SCALARS = {
-    types.float32: ir.FloatType(),
-    types.float64: ir.DoubleType(),
-    types.complex64: ir.FloatType(),
-    types.complex128: ir.DoubleType(),
-}
-
-
-def _operation(function: Callable[..., Any]) -> Callable[..., Any]:
-    """An intrinsic: inside kernels it is called without its first argument, the typing context."""
-    return intrinsic(function)
-
-
-def elements(itemsize: int) -> int:
-    """Number of array elements, of ``itemsize`` bytes each, in one wide pack."""
-    return WIDE_BYTES // itemsize
-
-
-class Pack(types.Type):
-    """Numba type of a pack: element type and number of elements."""
-
-    def __init__(self, dtype: types.Type, count: int) -> None:
-        self.dtype = dtype
-        self.count = count
-        super().__init__(name=f"Pack({dtype}, {count})")
-
-    @property
-    def is_complex(self) -> bool:
-        """Whether elements are complex, and so take two lanes each."""
-        return isinstance(self.dtype, types.Complex)
-
-    @property
-    def ir_type(self) -> ir.VectorType:
-        """The LLVM vector that holds the pack."""
-        return ir.VectorType(_SCALARS[self.dtype], self.count * (2 if self.is_complex else 1))
-
-
-@register_default(Pack)
-class _PackModel(PrimitiveModel):
-    def __init__(self, dmm, fe_type) -> None:
-        super().__init__(dmm, fe_type, fe_type.ir_type)
+__all__ = [
+    "WIDER",
+    "WIDE_BYTES",
+    "Pack",
+    "add",
+    "any_less",
+    "apart",
+    "broadcast",
+    "div",
+    "elements",
+    "everywhere",
+    "less",
+    "load",
+    "madd",
+    "madd_conj",
+    "mul",
+    "pick",
+    "prefetch",
+    "root",
+    "settle",
+    "store",
+    "store_streaming",
+    "sub",
+    "total",
+    "totals",
+    "width",
+    "zero",
+]
 
 
-def _pack_of(array: types.Array, wide: types.Type) -> Pack:
-    if isinstance(wide, types.NoneType):
-        return Pack(array.dtype, 1)
-    wides = WIDER if isinstance(wide, types.Integer) else 1
-    return Pack(array.dtype, wides * WIDE_BYTES * 8 // array.dtype.bitwidth)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _address(context, builder, array_type, array, offset, pack):
-    data = context.make_array(array_type)(context, builder, array).data
-    pointer = builder.gep(data, [offset])
-    return builder.bitcast(pointer, pack.ir_type.as_pointer())
-
-
-def _alignment(pack: Pack) -> int:
-    return 4 if isinstance(pack.ir_type.element, ir.FloatType) else 8
-
-
-def _shuffle(builder, x, order):
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(order)), list(order))
-    return builder.shuffle_vector(x, ir.Constant(x.type, ir.Undefined), mask)
-
-
-def _fused(builder, x, y, z):
-    """``x*y + z``, in one instruction where the machine has it."""
-    vector = x.type
-    suffix = "f32" if isinstance(vector.element, ir.FloatType) else "f64"
-    function = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(vector, [vector, vector, vector]),
-        f"llvm.fmuladd.v{vector.count}{suffix}",
-    )
-    return builder.call(function, [x, y, z])
-
-
-def _multiply_add(builder, pack, c, x, y, conjugate):
-    """``c*x + y``, or ``conj(c)*x + y``, with c, x, y packs of one type."""
-    if not pack.is_complex:
-        return _fused(builder, c, x, y)
-    lanes = range(pack.ir_type.count)
-    real = _shuffle(builder, c, [k & ~1 for k in lanes])
-    imag = _shuffle(builder, c, [k | 1 for k in lanes])
-    signs = [1.0, -1.0] if conjugate else [-1.0, 1.0]
-    sign = ir.Constant(pack.ir_type, [signs[k & 1] for k in lanes])
-    swapped = _shuffle(builder, x, [k ^ 1 for k in lanes])
-    return _fused(builder, builder.fmul(imag, sign), swapped, _fused(builder, real, x, y))
-
-
-@_operation
+@operation
 def apart(typingctx):
     """Keep the kernel that calls this out of its callers, as a function of its own.
 
@@ -135,10 +78,10 @@ def apart(typingctx):
     return types.void(), codegen
 
 
-@_operation
+@operation
 def width(typingctx, array, wide):
     """Elements in one pack of ``array``: a constant of the compiled code."""
-    pack = _pack_of(array, wide)
+    pack = pack_of(array, wide)
 
     def codegen(context, builder, signature, args):
         return context.get_constant(types.intp, pack.count)
@@ -146,32 +89,32 @@ def width(typingctx, array, wide):
     return types.intp(array, wide), codegen
 
 
-@_operation
+@operation
 def load(typingctx, array, offset, wide):
     """The pack at flat offsets [offset, offset + width) of ``array``; nothing checks the bounds."""
-    pack = _pack_of(array, wide)
+    pack = pack_of(array, wide)
 
     def codegen(context, builder, signature, args):
-        loaded = builder.load(_address(context, builder, array, args[0], args[1], pack))
-        loaded.align = _alignment(pack)
+        loaded = builder.load(address(context, builder, array, args[0], args[1], pack))
+        loaded.align = alignment(pack)
         return loaded
 
     return pack(array, types.intp, wide), codegen
 
 
-@_operation
+@operation
 def store(typingctx, array, offset, pack):
     """Write a pack to flat offsets [offset, offset + width); nothing checks the bounds."""
 
     def codegen(context, builder, signature, args):
-        pointer = _address(context, builder, array, args[0], args[1], pack)
-        builder.store(args[2], pointer).align = _alignment(pack)
+        pointer = address(context, builder, array, args[0], args[1], pack)
+        builder.store(args[2], pointer).align = alignment(pack)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, pack), codegen
 
 
-@_operation
+@operation
 def store_streaming(typingctx, array, offset, pack):
     """:func:`store` past the caches, where the address is a multiple of ``WIDE_BYTES``.
 
@@ -180,7 +123,7 @@ def store_streaming(typingctx, array, offset, pack):
     """
 
     def codegen(context, builder, signature, args):
-        written = builder.store(args[2], _address(context, builder, array, args[0], args[1], pack))
+        written = builder.store(args[2], address(context, builder, array, args[0], args[1], pack))
         written.align = WIDE_BYTES
         one = ir.Constant(ir.IntType(32), 1)
         written.set_metadata("nontemporal", builder.module.add_metadata([one]))
@@ -189,7 +132,7 @@ def store_streaming(typingctx, array, offset, pack):
     return types.void(array, types.intp, pack), codegen
 
 
-@_operation
+@operation
 def settle(typingctx):
     """Make streaming stores visible to other threads."""
 
@@ -200,10 +143,10 @@ def settle(typingctx):
     return types.void(), codegen
 
 
-@_operation
+@operation
 def zero(typingctx, array, wide):
     """A pack of zeros with the element type of ``array``."""
-    pack = _pack_of(array, wide)
+    pack = pack_of(array, wide)
 
     def codegen(context, builder, signature, args):
         return ir.Constant(pack.ir_type, [0.0] * pack.ir_type.count)
@@ -211,7 +154,7 @@ def zero(typingctx, array, wide):
     return pack(array, wide), codegen
 
 
-@_operation
+@operation
 def add(typingctx, x, y):
     """``x + y``."""
 
@@ -221,27 +164,27 @@ def add(typingctx, x, y):
     return x(x, y), codegen
 
 
-@_operation
+@operation
 def madd(typingctx, c, x, y):
     """``c*x + y``."""
 
     def codegen(context, builder, signature, args):
-        return _multiply_add(builder, c, *args, conjugate=False)
+        return multiply_add(builder, c, *args, conjugate=False)
 
     return c(c, x, y), codegen
 
 
-@_operation
+@operation
 def madd_conj(typingctx, c, x, y):
     """``conj(c)*x + y``."""
 
     def codegen(context, builder, signature, args):
-        return _multiply_add(builder, c, *args, conjugate=True)
+        return multiply_add(builder, c, *args, conjugate=True)
 
     return c(c, x, y), codegen
 
 
-@_operation
+@operation
 def sub(typingctx, x, y):
     """``x - y``."""
 
@@ -251,7 +194,7 @@ def sub(typingctx, x, y):
     return x(x, y), codegen
 
 
-@_operation
+@operation
 def mul(typingctx, x, y):
     """``x * y`` of real packs."""
 
@@ -261,36 +204,36 @@ def mul(typingctx, x, y):
     return x(x, y), codegen
 
 
-@_operation
+@operation
 def broadcast(typingctx, array, value, wide):
     """A pack of ``array`` with the real number ``value`` in every element."""
-    pack = _pack_of(array, wide)
+    pack = pack_of(array, wide)
 
     def codegen(context, builder, signature, args):
         scalar = context.cast(builder, args[1], signature.args[1], pack.dtype)
         empty = ir.Constant(pack.ir_type, ir.Undefined)
         first = builder.insert_element(empty, scalar, ir.Constant(ir.IntType(32), 0))
-        return _shuffle(builder, first, [0] * pack.count)
+        return shuffle(builder, first, [0] * pack.count)
 
     return pack(array, value, wide), codegen
 
 
-@_operation
+@operation
 def everywhere(typingctx, array, offset, wide):
     """A pack with the real number at a flat offset of ``array`` in every element."""
-    pack = _pack_of(array, wide)
+    pack = pack_of(array, wide)
 
     def codegen(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
         scalar = builder.load(builder.gep(data, [args[1]]))
         empty = ir.Constant(pack.ir_type, ir.Undefined)
         first = builder.insert_element(empty, scalar, ir.Constant(ir.IntType(32), 0))
-        return _shuffle(builder, first, [0] * pack.count)
+        return shuffle(builder, first, [0] * pack.count)
 
     return pack(array, types.intp, wide), codegen
 
 
-@_operation
+@operation
 def div(typingctx, x, y):
     """``x / y`` of real packs."""
 
@@ -300,7 +243,7 @@ def div(typingctx, x, y):
     return x(x, y), codegen
 
 
-@_operation
+@operation
 def root(typingctx, x):
     """The square root of a real pack."""
 
@@ -317,7 +260,7 @@ def root(typingctx, x):
     return x(x), codegen
 
 
-@_operation
+@operation
 def pick(typingctx, condition, x, y):
     """``x`` if ``condition``, a bool, holds, else ``y``."""
 
@@ -327,7 +270,7 @@ def pick(typingctx, condition, x, y):
     return x(types.boolean, x, y), codegen
 
 
-@_operation
+@operation
 def less(typingctx, p, q, x, y):
     """``x`` in the elements where p < q, ``y`` in the others and where p or q is NaN; all real."""
 
@@ -337,7 +280,7 @@ def less(typingctx, p, q, x, y):
     return x(p, q, x, y), codegen
 
 
-@_operation
+@operation
 def any_less(typingctx, x, y):
     """Whether x < y in any element of two real packs."""
 
@@ -349,22 +292,22 @@ def any_less(typingctx, x, y):
     return types.boolean(x, y), codegen
 
 
-@_operation
+@operation
 def totals(typingctx, array, offset, wide):
     """A pack of the sums of as many real packs as it has elements, which lie one after another.
 
     Two packs of partial sums become one by adding the halves of both, until one is left; the
     order is fixed.
     """
-    pack = _pack_of(array, wide)
+    pack = pack_of(array, wide)
     count = pack.count
 
     def codegen(context, builder, signature, args):
         packs = []
         for k in range(count):
             at = builder.add(args[1], ir.Constant(args[1].type, k * count))
-            loaded = builder.load(_address(context, builder, signature.args[0], args[0], at, pack))
-            loaded.align = _alignment(pack)
+            loaded = builder.load(address(context, builder, signature.args[0], args[0], at, pack))
+            loaded.align = alignment(pack)
             packs.append(loaded)
         parts = count
         while len(packs) > 1:
@@ -387,7 +330,7 @@ def totals(typingctx, array, offset, wide):
     return pack(array, types.intp, wide), codegen
 
 
-@_operation
+@operation
 def total(typingctx, x):
     """The sum of the elements of a real pack: halves are added until one is left."""
 
@@ -395,14 +338,14 @@ def total(typingctx, x):
         value, count = args[0], x.count
         while count > 1:
             count //= 2
-            low = _shuffle(builder, value, range(count))
-            value = builder.fadd(low, _shuffle(builder, value, range(count, 2 * count)))
+            low = shuffle(builder, value, range(count))
+            value = builder.fadd(low, shuffle(builder, value, range(count, 2 * count)))
         return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
     return x.dtype(x), codegen
 
 
-@_operation
+@operation
 def prefetch(typingctx, array, offset):
     """Ask for the cache line at a flat offset, which need not exist, to be brought near."""
 

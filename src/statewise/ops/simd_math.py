@@ -18,7 +18,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from statewise.ops.simd import Pack, _fused, _operation
+from statewise.ops.simd_pack import Pack, fused, operation
 
 EXP2 = (
     0.6931472028407878, 0.24022647906130548, 0.055503324827645244,
@@ -49,6 +49,9 @@ HALF_PI = {
 }
 """π/2 in three parts, the first two with trailing zero bits."""
 
+FAR = {ir.FloatType: 2.0**20, ir.DoubleType: 2.0**49}
+"""Above this the quarter turns in an angle are too many to be taken off with :data:`HALF_PI`."""
+
 PASS = 20.0
 """Above this, softplus passes its argument through, as torch does."""
 
@@ -73,7 +76,7 @@ class _Lanes:
         return ir.Constant(self.integers, [value] * self.type.count)
 
     def madd(self, x, y, z):
-        return _fused(self.builder, x, y, z)
+        return fused(self.builder, x, y, z)
 
     def horner(self, x, coefficients: Sequence[float]):
         """The polynomial c_0 + c_1 x + c_2 x² and so on."""
@@ -251,6 +254,49 @@ def _turn(lanes: _Lanes, x, quarter: int):
     return builder.bitcast(flipped, lanes.type)
 
 
+def _turn_any(lanes: _Lanes, x, quarter: int):
+    """The same; where an element is beyond :data:`FAR`, which is rare, by the C library."""
+    builder = lanes.builder
+    value = _turn(lanes, x, quarter)
+    far = builder.fcmp_ordered(">", lanes.magnitude(x), lanes.number(FAR[lanes.kind]))
+    bits = ir.IntType(lanes.type.count)
+    any_far = builder.icmp_unsigned("!=", builder.bitcast(far, bits), ir.Constant(bits, 0))
+    usual = builder.block
+    with builder.if_then(any_far, likely=False):
+        found = builder.call(_library_turn(lanes, quarter), [x])
+        found = builder.select(far, found, value)
+        rare = builder.block
+    result = builder.phi(lanes.type)
+    result.add_incoming(value, usual)
+    result.add_incoming(found, rare)
+    return result
+
+
+def _library_turn(lanes: _Lanes, quarter: int) -> ir.Function:
+    """A function of its own, out of the way of callers, for sine or cosine by the C library."""
+    suffix, count = "f64" if lanes.double else "f32", lanes.type.count
+    which = "cos" if quarter else "sin"
+    module, kind = lanes.builder.module, ir.FunctionType(lanes.type, [lanes.type])
+    function = cgutils.get_or_insert_function(module, kind, f"statewise.{which}.v{count}{suffix}")
+    if not function.is_declaration:
+        return function
+    function.linkage = "internal"
+    for attribute in ("noinline", "cold"):
+        function.attributes.add(attribute)
+    builder = ir.IRBuilder(function.append_basic_block())
+    element = lanes.type.element
+    scalar = cgutils.get_or_insert_function(
+        module, ir.FunctionType(element, [element]), f"llvm.{which}.{suffix}"
+    )
+    result = ir.Constant(lanes.type, ir.Undefined)
+    for k in range(count):
+        place = ir.Constant(ir.IntType(32), k)
+        one = builder.call(scalar, [builder.extract_element(function.args[0], place)])
+        result = builder.insert_element(result, one, place)
+    builder.ret(result)
+    return function
+
+
 def _sign_bit(lanes: _Lanes) -> int:
     return -(1 << (63 if lanes.double else 31))
 
@@ -265,7 +311,7 @@ def _function(typingctx, x, compute: Callable[..., Any]):
     return x(x), codegen
 
 
-@_operation
+@operation
 def exp2(typingctx, x: types.Type):
     """2^x; 0 where that is below 2^-124.5 (float32) or 2^-1020.5 (float64).
 
@@ -274,40 +320,54 @@ def exp2(typingctx, x: types.Type):
     return _function(typingctx, x, lambda lanes, v: _power(lanes, v, natural=False))
 
 
-@_operation
+@operation
 def exp(typingctx, x: types.Type):
     """e^x; 0 where that is below 2^-124.5 (float32) or 2^-1020.5 (float64)."""
     return _function(typingctx, x, lambda lanes, v: _power(lanes, v, natural=True))
 
 
-@_operation
+@operation
 def log(typingctx, x: types.Type):
     """Logarithm of x: −∞ at 0, NaN below."""
     return _function(typingctx, x, _log)
 
 
-@_operation
+@operation
 def sigmoid(typingctx, x: types.Type):
     """1 / (1 + e^−x)."""
     return _function(typingctx, x, _sigmoid)
 
 
-@_operation
+@operation
 def softplus(typingctx, x: types.Type):
     """log(1 + e^x); x itself above 20."""
     return _function(typingctx, x, _softplus)
 
 
-@_operation
+@operation
 def sine(typingctx, x: types.Type):
-    """Sine of x, to 1 unit in the last place of 1; |x| up to 1e4 (float32) or 1e7 (float64).
+    """Sine of x, to 1 unit in the last place of 1 for any x; NaN where x is infinite."""
+    return _function(typingctx, x, lambda lanes, v: _turn_any(lanes, v, quarter=0))
 
-    Beyond these the phase is lost gradually; the value stays between −1 and 1.
+
+@operation
+def cosine(typingctx, x: types.Type):
+    """Cosine of x; see :func:`sine`."""
+    return _function(typingctx, x, lambda lanes, v: _turn_any(lanes, v, quarter=1))
+
+
+@operation
+def sine_near(typingctx, x: types.Type):
+    """:func:`sine` for |x| up to 1e6 (float32) or 5e14 (float64); beyond, in −1 … 1 and no more.
+
+    There the numbers lie a sixteenth apart, so that a product which was rounded has no phase left.
+    A call of the C library, even one that never happens, costs a loop of many packs a tenth: no
+    register outlives it.
     """
     return _function(typingctx, x, lambda lanes, v: _turn(lanes, v, quarter=0))
 
 
-@_operation
-def cosine(typingctx, x: types.Type):
-    """Cosine of x; see :func:`sine`."""
+@operation
+def cosine_near(typingctx, x: types.Type):
+    """Cosine of x; see :func:`sine_near`."""
     return _function(typingctx, x, lambda lanes, v: _turn(lanes, v, quarter=1))

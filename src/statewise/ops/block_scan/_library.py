@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
-from statewise.ops.library import captured_choice, no_second_derivative
+from statewise.ops.library import captured_choice, no_second_derivative, operator
 from statewise.ops.precision import accumulation_dtype
 
 OP = "block_scan"
@@ -25,10 +24,9 @@ dispatch.register(
 )
 
 
-@torch.library.custom_op(
-    "statewise::block_scan",
-    mutates_args=(),
-    schema="(Tensor A, Tensor b, Tensor? h0, Tensor? reset, bool reverse) -> (Tensor, Tensor)",
+@operator(
+    "block_scan",
+    "(Tensor A, Tensor b, Tensor? h0, Tensor? reset, bool reverse) -> (Tensor, Tensor)",
 )
 def scan(
     A: Tensor, b: Tensor, h0: Tensor | None, reset: Tensor | None, reverse: bool
@@ -43,10 +41,9 @@ def _(A, b, h0, reset, reverse):
     return b.new_empty(b.shape), b.new_empty(state, dtype=accumulation_dtype(b.dtype))
 
 
-@torch.library.custom_op(
-    "statewise::block_scan_backward",
-    mutates_args=(),
-    schema="(Tensor? grad_h, Tensor? grad_last, Tensor A, Tensor h, Tensor? h0, Tensor? reset,"
+@operator(
+    "block_scan_backward",
+    "(Tensor? grad_h, Tensor? grad_last, Tensor A, Tensor h, Tensor? h0, Tensor? reset,"
     " bool reverse, bool need_A, str? backend) -> (Tensor, Tensor, Tensor)",
 )
 def scan_backward(

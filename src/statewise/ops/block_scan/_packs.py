@@ -14,7 +14,7 @@ from __future__ import annotations
 from llvmlite import ir
 from numba.core import types
 
-from statewise.ops.simd import _address, _alignment, _fused, _operation, _pack_of, _shuffle
+from statewise.ops.simd_pack import address, alignment, fused, operation, pack_of, shuffle
 
 SIZES = {2: (0, 0), 3: (0, 0, 0), 4: (0, 0, 0, 0)}
 """What to give as ``size``, by k."""
@@ -26,22 +26,22 @@ def group_lanes(k: int, lanes: int) -> int:
 
 
 def _load(context, builder, array_type, array, offset, count):
-    pack = _pack_of(array_type, types.boolean)
+    pack = pack_of(array_type, types.boolean)
     loaded = []
     for q in range(count):
         place = builder.add(offset, context.get_constant(types.intp, q * pack.count))
-        value = builder.load(_address(context, builder, array_type, array, place, pack))
-        value.align = _alignment(pack)
+        value = builder.load(address(context, builder, array_type, array, place, pack))
+        value.align = alignment(pack)
         loaded.append(value)
     return loaded
 
 
 def _store(context, builder, array_type, array, offset, packs):
-    pack = _pack_of(array_type, types.boolean)
+    pack = pack_of(array_type, types.boolean)
     for q, value in enumerate(packs):
         place = builder.add(offset, context.get_constant(types.intp, q * pack.count))
-        pointer = _address(context, builder, array_type, array, place, pack)
-        builder.store(value, pointer).align = _alignment(pack)
+        pointer = address(context, builder, array_type, array, place, pack)
+        builder.store(value, pointer).align = alignment(pack)
 
 
 def _pick(builder, packs, order):
@@ -49,7 +49,7 @@ def _pick(builder, packs, order):
     lanes = packs[0].type.count
     used = sorted({f // lanes for f in order})
     if len(used) == 1:
-        return _shuffle(builder, packs[used[0]], [f % lanes for f in order])
+        return shuffle(builder, packs[used[0]], [f % lanes for f in order])
     picked = None
     for first in range(0, len(used), 2):
         pair = (used[first], used[min(first + 1, len(used) - 1)])
@@ -103,7 +103,7 @@ def _sums(builder, packs, k, transposed):
 
 def _groups(array, k):
     """Packs in a group of vectors."""
-    lanes = _pack_of(array, types.boolean).count
+    lanes = pack_of(array, types.boolean).count
     return group_lanes(k, lanes) // lanes
 
 
@@ -116,7 +116,7 @@ def _product(context, builder, types_, values, k, transposed):
     return _sums(builder, terms, k, transposed)
 
 
-@_operation
+@operation
 def copy(typingctx, x, ox, z, oz, size):
     """Write x to z, for one group of vectors."""
     k = size.count
@@ -130,7 +130,7 @@ def copy(typingctx, x, ox, z, oz, size):
     return types.void(x, at, z, at, size), codegen
 
 
-@_operation
+@operation
 def plus(typingctx, x, ox, y, oy, z, oz, size):
     """Write x + y to z, for one group of vectors."""
     k = size.count
@@ -147,14 +147,14 @@ def plus(typingctx, x, ox, y, oy, z, oz, size):
     return types.void(x, at, y, at, z, at, size), codegen
 
 
-@_operation
+@operation
 def clear(typingctx, z, oz, matrices, size):
     """Write 0 to z, for one group of vectors, or of ``matrices`` when that is True and not None."""
     k = size.count
     times = 1 if isinstance(matrices, types.NoneType) else k
 
     def codegen(context, builder, signature, args):
-        pack = _pack_of(z, types.boolean)
+        pack = pack_of(z, types.boolean)
         nil = ir.Constant(pack.ir_type, [0.0] * pack.ir_type.count)
         _store(context, builder, z, args[0], args[1], [nil] * (times * _groups(z, k)))
         return context.get_dummy_value()
@@ -162,7 +162,7 @@ def clear(typingctx, z, oz, matrices, size):
     return types.void(z, types.intp, matrices, size), codegen
 
 
-@_operation
+@operation
 def matvec_add(typingctx, A, oA, x, ox, y, oy, z, oz, size):
     """Write A x + y to z, for one group."""
     k = size.count
@@ -180,7 +180,7 @@ def matvec_add(typingctx, A, oA, x, ox, y, oy, z, oz, size):
     return types.void(A, at, x, at, y, at, z, at, size), codegen
 
 
-@_operation
+@operation
 def matvec_transposed(typingctx, A, oA, x, ox, z, oz, size):
     """Write Aᵀ x to z, for one group."""
     k = size.count
@@ -196,7 +196,7 @@ def matvec_transposed(typingctx, A, oA, x, ox, z, oz, size):
     return types.void(A, at, x, at, z, at, size), codegen
 
 
-@_operation
+@operation
 def outer(typingctx, x, ox, y, oy, z, oz, accumulate, size):
     """Write x yᵀ to z, for one group, or add it: ``accumulate`` is True then, and None else."""
     k = size.count
@@ -208,7 +208,7 @@ def outer(typingctx, x, ox, y, oy, z, oz, accumulate, size):
         right = _spread(builder, _load(context, builder, y, args[2], args[3], count), k, False)
         if adds:
             before = _load(context, builder, z, args[4], args[5], k * count)
-            rows = [_fused(builder, *each) for each in zip(left, right, before, strict=True)]
+            rows = [fused(builder, *each) for each in zip(left, right, before, strict=True)]
         else:
             rows = [builder.fmul(*each) for each in zip(left, right, strict=True)]
         _store(context, builder, z, args[4], args[5], rows)

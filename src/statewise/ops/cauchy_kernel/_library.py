@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
-from statewise.ops.library import captured_choice, no_second_derivative
+from statewise.ops.library import captured_choice, no_second_derivative, operator
 
 OP = "cauchy_product"
 
@@ -24,11 +23,7 @@ dispatch.register(
 )
 
 
-@torch.library.custom_op(
-    "statewise::cauchy_product",
-    mutates_args=(),
-    schema="(Tensor v, Tensor poles, Tensor frequencies) -> Tensor",
-)
+@operator("cauchy_product", "(Tensor v, Tensor poles, Tensor frequencies) -> Tensor")
 def product(v: Tensor, poles: Tensor, frequencies: Tensor) -> Tensor:
     """The sums, (P, D, J, 2)."""
     return dispatch.select(OP, v.device.type, v.dtype).forward(v, poles, frequencies)
@@ -39,11 +34,9 @@ def _(v, poles, frequencies):
     return v.new_empty((v.shape[0], v.shape[1], frequencies.shape[0], 2))
 
 
-@torch.library.custom_op(
-    "statewise::cauchy_product_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor v, Tensor poles, Tensor frequencies, str? backend)"
-    " -> (Tensor, Tensor)",
+@operator(
+    "cauchy_product_backward",
+    "(Tensor grad, Tensor v, Tensor poles, Tensor frequencies, str? backend) -> (Tensor, Tensor)",
 )
 def product_backward(
     grad: Tensor, v: Tensor, poles: Tensor, frequencies: Tensor, backend: str | None

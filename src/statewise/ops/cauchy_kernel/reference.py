@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from statewise.ops.pairs import from_pairs
+
 
 def supports(device: str, dtype: torch.dtype) -> str | None:
     """None: the reference computes on any device and any floating-point type."""
@@ -12,7 +14,7 @@ def supports(device: str, dtype: torch.dtype) -> str | None:
 
 
 def _numbers(x: Tensor) -> Tensor:
-    return torch.view_as_complex(x.double().contiguous())
+    return from_pairs(x.double())
 
 
 # A lazy conj() is lost when a compiled graph calls the operator; conj_physical() is not.

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
-from statewise.ops.library import captured_choice, no_second_derivative
+from statewise.ops.library import captured_choice, no_second_derivative, operator
 from statewise.ops.precision import accumulation_dtype
 
 OP = "causal_conv1d"
@@ -25,10 +24,9 @@ dispatch.register(
 )
 
 
-@torch.library.custom_op(
-    "statewise::causal_conv1d",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? h0, Tensor? reset, bool silu,"
+@operator(
+    "causal_conv1d",
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor? h0, Tensor? reset, bool silu,"
     " bool reverse) -> (Tensor, Tensor)",
 )
 def convolve(
@@ -51,10 +49,9 @@ def _(x, weight, bias, h0, reset, silu, reverse):
     return x.new_empty(x.shape), x.new_empty(window, dtype=accumulation_dtype(x.dtype))
 
 
-@torch.library.custom_op(
-    "statewise::causal_conv1d_backward",
-    mutates_args=(),
-    schema="(Tensor? grad_y, Tensor? grad_last, Tensor x, Tensor weight, Tensor? bias, Tensor? h0,"
+@operator(
+    "causal_conv1d_backward",
+    "(Tensor? grad_y, Tensor? grad_last, Tensor x, Tensor weight, Tensor? bias, Tensor? h0,"
     " Tensor? reset, bool silu, bool reverse, str? backend) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def convolve_backward(

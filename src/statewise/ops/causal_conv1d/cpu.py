@@ -25,7 +25,7 @@ def _inputs(x, weight, bias, h0, dtype) -> tuple:
     """x, the taps by age (W, D), the bias, the window, and whether there is one."""
     taps = as_array(weight.flip(1).t(), dtype)
     offset = as_array(weight.new_zeros(x.shape[2]) if bias is None else bias, dtype)
-    window = taps if h0 is None else as_array(h0, dtype)
+    window = taps[None] if h0 is None else as_array(h0, dtype)
     return as_array(x, dtype), taps, offset, window, h0 is not None
 
 

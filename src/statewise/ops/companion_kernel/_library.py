@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
-from statewise.ops.library import captured_choice, no_second_derivative
+from statewise.ops.library import captured_choice, no_second_derivative, operator
 
 OP = "reciprocal_series"
 
@@ -21,9 +20,7 @@ dispatch.register(
 )
 
 
-@torch.library.custom_op(
-    "statewise::reciprocal_series", mutates_args=(), schema="(Tensor p, SymInt length) -> Tensor"
-)
+@operator("reciprocal_series", "(Tensor p, SymInt length) -> Tensor")
 def reciprocal(p: Tensor, length: int) -> Tensor:
     """The first coefficients, (..., L)."""
     return dispatch.select(OP, p.device.type, p.dtype).forward(p, length)
@@ -34,10 +31,8 @@ def _(p, length):
     return p.new_empty((*p.shape[:-1], length))
 
 
-@torch.library.custom_op(
-    "statewise::reciprocal_series_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor y, SymInt count, str? backend) -> Tensor",
+@operator(
+    "reciprocal_series_backward", "(Tensor grad, Tensor y, SymInt count, str? backend) -> Tensor"
 )
 def reciprocal_backward(grad: Tensor, y: Tensor, count: int, backend: str | None) -> Tensor:
     """Gradient of p, (..., n), from the result y."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
-from statewise.ops.library import captured_choice, no_second_derivative
+from statewise.ops.library import captured_choice, no_second_derivative, operator
 from statewise.ops.precision import accumulation_dtype
 
 OP = "fft_conv"
@@ -25,10 +24,9 @@ dispatch.register(
 )
 
 
-@torch.library.custom_op(
-    "statewise::fft_conv",
-    mutates_args=(),
-    schema="(Tensor u, Tensor k, Tensor? d, Tensor? state, Tensor? reset, bool reverse,"
+@operator(
+    "fft_conv",
+    "(Tensor u, Tensor k, Tensor? d, Tensor? state, Tensor? reset, bool reverse,"
     " bool need_state) -> (Tensor, Tensor)",
 )
 def conv(
@@ -51,10 +49,9 @@ def _(u, k, d, state, reset, reverse, need_state):
     return u.new_empty(u.shape), u.new_empty(last, dtype=accumulation_dtype(u.dtype))
 
 
-@torch.library.custom_op(
-    "statewise::fft_conv_backward",
-    mutates_args=(),
-    schema="(Tensor? grad_y, Tensor? grad_last, Tensor u, Tensor k, Tensor? d, Tensor? state,"
+@operator(
+    "fft_conv_backward",
+    "(Tensor? grad_y, Tensor? grad_last, Tensor u, Tensor k, Tensor? d, Tensor? state,"
     " Tensor? reset, bool reverse, bool need_u, bool need_k, str? backend)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
 )

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
-from statewise.ops.library import captured_choice, no_second_derivative
+from statewise.ops.library import captured_choice, no_second_derivative, operator
 
 OP = "hidden_markov"
 
@@ -24,10 +23,9 @@ dispatch.register(
 )
 
 
-@torch.library.custom_op(
-    "statewise::hidden_markov",
-    mutates_args=(),
-    schema="(Tensor log_initial, Tensor log_transition, Tensor log_emission, Tensor? lengths,"
+@operator(
+    "hidden_markov",
+    "(Tensor log_initial, Tensor log_transition, Tensor log_emission, Tensor? lengths,"
     " bool begins) -> (Tensor, Tensor)",
 )
 def run(
@@ -49,10 +47,9 @@ def _(log_initial, log_transition, log_emission, lengths, begins):
     )
 
 
-@torch.library.custom_op(
-    "statewise::hidden_markov_backward",
-    mutates_args=(),
-    schema="(Tensor? gf, Tensor? gl, Tensor log_initial, Tensor log_transition,"
+@operator(
+    "hidden_markov_backward",
+    "(Tensor? gf, Tensor? gl, Tensor log_initial, Tensor log_transition,"
     " Tensor log_filtered, Tensor? lengths, bool begins, int[] lead, str? backend)"
     " -> (Tensor, Tensor, Tensor)",
 )

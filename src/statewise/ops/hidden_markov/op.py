@@ -7,6 +7,7 @@ from torch import Tensor
 
 from statewise.ops.arguments import check_shape, floating, optional_tensors, require_tensors
 from statewise.ops.hidden_markov._library import OP, run, run_backward
+from statewise.ops.library import refuse_tangents
 
 FLOATS = (torch.float32, torch.float64)
 
@@ -86,6 +87,7 @@ def hidden_markov_smoother(
             f"{OP}_smoother: a tensor wants a gradient, and this operator has none; detach the "
             "tensors, or smooth in parallel"
         )
+    refuse_tangents(f"{OP}_smoother", given)
     dtype, (batch, length, K) = log_filtered.dtype, log_filtered.shape
     P = log_transition.to(dtype)
     ones = log_filtered.new_ones(batch, length)

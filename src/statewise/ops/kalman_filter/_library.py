@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
-from statewise.ops.library import captured_choice, no_second_derivative
+from statewise.ops.library import captured_choice, no_second_derivative, operator
 
 OP = "kalman_filter"
 SMOOTHER = "rts_smoother"
@@ -89,20 +89,9 @@ def smooth_shared_now(
     return backend.smooth_shared(m, P, F, Q, c, cross)
 
 
-def filter_now(y: Tensor, F: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the operator computes, of which torch knows nothing."""
-    return _chosen(OP, y, F.shape[-1], y.shape[-1]).forward(y, F, *rest)
-
-
-def likelihood_now(y: Tensor, F: Tensor, *rest: Any) -> Tensor:
-    """The same for log-likelihoods alone."""
-    return _chosen(OP, y, F.shape[-1], y.shape[-1]).likelihood(y, F, *rest)
-
-
-@torch.library.custom_op(
-    "statewise::kalman_filter",
-    mutates_args=(),
-    schema="(Tensor y, Tensor F, Tensor H, Tensor Q, Tensor R, Tensor? c, Tensor? d, Tensor m0,"
+@operator(
+    "kalman_filter",
+    "(Tensor y, Tensor F, Tensor H, Tensor Q, Tensor R, Tensor? c, Tensor? d, Tensor m0,"
     " Tensor P0, Tensor? observed, Tensor? lengths, bool moves_first)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
 )
@@ -125,7 +114,8 @@ def run(
     The last, (B, T) bool, is true where the covariance and all that it gives are those of the
     step before, by no accident: the back end computed no more than the mean.
     """
-    return filter_now(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first)
+    chosen = _chosen(OP, y, F.shape[-1], y.shape[-1])
+    return chosen.forward(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first)
 
 
 @run.register_fake
@@ -135,18 +125,9 @@ def _(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first):
     return y.new_empty(*shape, n), y.new_empty(*shape, n, n), y.new_empty(shape), still
 
 
-def backward_now(*given: Any) -> tuple[Any, ...]:
-    """What the backward operator computes, of which torch knows nothing."""
-    gm, gP, gll, y, F, H, Q, R, c, d, m0, P0, observed, lengths, m, P, still, first, name = given
-    parameters, gradients, found = (F, H, Q, R, c, d), (gm, gP, gll), (m, P, still)
-    chosen = _chosen(OP, y, F.shape[-1], y.shape[-1], name)
-    return chosen.backward(gradients, y, parameters, (m0, P0), observed, lengths, found, first)
-
-
-@torch.library.custom_op(
-    "statewise::kalman_filter_backward",
-    mutates_args=(),
-    schema="(Tensor? gm, Tensor? gP, Tensor? gll, Tensor y, Tensor F, Tensor H, Tensor Q, Tensor R,"
+@operator(
+    "kalman_filter_backward",
+    "(Tensor? gm, Tensor? gP, Tensor? gll, Tensor y, Tensor F, Tensor H, Tensor Q, Tensor R,"
     " Tensor? c, Tensor? d, Tensor m0, Tensor P0, Tensor? observed, Tensor? lengths, Tensor m,"
     " Tensor P, Tensor still, bool moves_first, str? backend)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -173,8 +154,11 @@ def run_backward(
     backend: str | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of y, F, H, Q, R, c, d, m0 and P0; those of c and d are empty without them."""
-    given = (gm, gP, gll, y, F, H, Q, R, c, d, m0, P0, observed, lengths, m, P, still)
-    return backward_now(*given, moves_first, backend)
+    parameters, gradients, found = (F, H, Q, R, c, d), (gm, gP, gll), (m, P, still)
+    chosen = _chosen(OP, y, F.shape[-1], y.shape[-1], backend)
+    return chosen.backward(
+        gradients, y, parameters, (m0, P0), observed, lengths, found, moves_first
+    )
 
 
 @run_backward.register_fake
@@ -193,18 +177,9 @@ def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor, Tensor
     ctx.save_for_backward(*tensors, output[0], output[1], output[3])
 
 
-def _unfollowed(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether nothing traces or differentiates what is done with plain tensors."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    return all(x is None or type(x) is Tensor for x in tensors)
-
-
 def _backward(ctx: Any, *gradients: Tensor | None) -> tuple:
     given = (*gradients[:3], *ctx.saved_tensors)
-    # The operator's own machinery takes as long as the adjoint of a small model.
-    function = backward_now if _unfollowed(given) else run_backward
-    found = function(*given, ctx.moves_first, ctx.backend)
+    found = run_backward(*given, ctx.moves_first, ctx.backend)
     needed = ctx.needs_input_grad[:9]
     return (*(g if wanted else None for g, wanted in zip(found, needed, strict=True)), *(None,) * 3)
 
@@ -213,10 +188,9 @@ run.register_autograd(_backward, setup_context=_setup)
 run_backward.register_autograd(no_second_derivative(OP))
 
 
-@torch.library.custom_op(
-    "statewise::kalman_likelihood",
-    mutates_args=(),
-    schema="(Tensor y, Tensor F, Tensor H, Tensor Q, Tensor R, Tensor? c, Tensor? d, Tensor m0,"
+@operator(
+    "kalman_likelihood",
+    "(Tensor y, Tensor F, Tensor H, Tensor Q, Tensor R, Tensor? c, Tensor? d, Tensor m0,"
     " Tensor P0, Tensor? observed, Tensor? lengths, bool moves_first) -> Tensor",
 )
 def run_likelihood(
@@ -234,7 +208,8 @@ def run_likelihood(
     moves_first: bool,
 ) -> Tensor:
     """Log-likelihoods (B, T); no moments are stored."""
-    return likelihood_now(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first)
+    chosen = _chosen(OP, y, F.shape[-1], y.shape[-1])
+    return chosen.likelihood(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first)
 
 
 @run_likelihood.register_fake
@@ -242,10 +217,9 @@ def _(y, F, H, Q, R, c, d, m0, P0, observed, lengths, moves_first):
     return y.new_empty(y.shape[:2])
 
 
-@torch.library.custom_op(
-    "statewise::kalman_likelihood_backward",
-    mutates_args=(),
-    schema="(Tensor gll, Tensor y, Tensor F, Tensor H, Tensor Q, Tensor R, Tensor? c, Tensor? d,"
+@operator(
+    "kalman_likelihood_backward",
+    "(Tensor gll, Tensor y, Tensor F, Tensor H, Tensor Q, Tensor R, Tensor? c, Tensor? d,"
     " Tensor m0, Tensor P0, Tensor? observed, Tensor? lengths, bool moves_first, str? backend)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
@@ -294,10 +268,9 @@ run_likelihood.register_autograd(_likelihood_backward, setup_context=_setup_like
 run_likelihood_backward.register_autograd(no_second_derivative("kalman_likelihood"))
 
 
-@torch.library.custom_op(
-    "statewise::rts_smoother",
-    mutates_args=(),
-    schema="(Tensor m, Tensor P, Tensor F, Tensor Q, Tensor? c, Tensor? lengths, bool cross)"
+@operator(
+    "rts_smoother",
+    "(Tensor m, Tensor P, Tensor F, Tensor Q, Tensor? c, Tensor? lengths, bool cross)"
     " -> (Tensor, Tensor, Tensor)",
 )
 def smooth(

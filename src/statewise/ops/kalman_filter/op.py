@@ -18,12 +18,11 @@ from statewise.ops.arguments import (
 from statewise.ops.kalman_filter._library import (
     OP,
     complete,
-    filter_now,
-    likelihood_now,
     run,
     run_likelihood,
     shared_now,
 )
+from statewise.ops.library import is_followed
 
 
 def kalman_filter(
@@ -83,12 +82,10 @@ def kalman_filter(
     """
     offsets = {"c": c, "d": d, "observed": observed, "lengths": lengths}
     given = _checked({"y": y, "F": F, "H": H, "Q": Q, "R": R, "m0": m0, "P0": P0}, offsets)
-    if not _plain(given):
-        return run(*given, moves_first)[:3]
-    found = _shared(given, moves_first, True)
+    found = None if is_followed(given) else _shared(given, moves_first, True)
     if found is not None:
         return found[0], found[1].expand(len(y), -1, -1, -1), found[2]
-    return filter_now(*given, moves_first)[:3]
+    return run(*given, moves_first)[:3]
 
 
 KEPT = 2**25
@@ -149,22 +146,14 @@ def kalman_likelihood(
     given = _checked({"y": y, "F": F, "H": H, "Q": Q, "R": R, "m0": m0, "P0": P0}, offsets)
     batch, length, _ = y.shape
     n = m0.shape[-1]
-    if _plain(given):
-        found = _shared(given, moves_first, False)
-        return likelihood_now(*given, moves_first) if found is None else found[2]
+    found = None if is_followed(given) else _shared(given, moves_first, False)
+    if found is not None:
+        return found[2]
     tensors = [x for x in given if x is not None]
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if wanted and batch * length * n * (n + 1) <= KEPT:
         return run(*given, moves_first)[2]
     return run_likelihood(*given, moves_first)
-
-
-def _plain(given: tuple[Any, ...]) -> bool:
-    """Whether nobody follows the call: the operator's own machinery then costs time for nothing."""
-    if torch.compiler.is_compiling():
-        return False
-    graph = torch.is_grad_enabled()
-    return all(x is None or (type(x) is Tensor and not (graph and x.requires_grad)) for x in given)
 
 
 def _alike(x: Tensor | None) -> bool:

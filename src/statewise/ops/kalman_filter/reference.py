@@ -79,7 +79,8 @@ def _look(parameters: Parameters, t: int, y: Tensor, seen: Tensor, m: Tensor, P:
     L, failed = torch.linalg.cholesky_ex(_symmetric(V @ H.mT + R))
     if failed.any():
         raise not_positive(int(failed.argmax()), t)
-    inverse = torch.cholesky_inverse(L)
+    # The forward-mode derivative of torch.cholesky_inverse is wrong in torch 2.13.
+    inverse = torch.cholesky_solve(torch.eye(L.shape[-1]).to(L).expand_as(L), L)
     log_det = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return Update(H, R, torch.cholesky_solve(V, L).mT, inverse, e, _dot(inverse, e), log_det)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from statewise.ops.arguments import check_shape, floating, optional_tensors, require_tensors
 from statewise.ops.kalman_filter._library import SMOOTHER, complete, smooth, smooth_shared_now
+from statewise.ops.library import is_followed, refuse_tangents
 
 
 def rts_smoother(
@@ -61,10 +62,11 @@ def rts_smoother(
             f"{SMOOTHER}: a tensor wants a gradient, and this operator has none; detach the "
             "tensors, or smooth in parallel"
         )
+    refuse_tangents(SMOOTHER, given)
     one = cov.stride(0) == 0 < len(cov) - 1 and len(F) == len(Q) == 1
     mean, cov, F, Q = (x.to(mean.dtype) for x in (mean, cov, F, Q))
     c = None if c is None else c.to(mean.dtype)
-    if one and not torch.compiler.is_compiling() and all(type(x) is Tensor for x in (mean, cov)):
+    if one and not is_followed((mean, cov, F, Q, c)):
         whole = complete(lengths, mean.shape[1])
         shared = smooth_shared_now(mean, cov[:1], F, Q, c, cross) if whole else None
         if shared is not None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
-from statewise.ops.library import captured_choice, no_second_derivative
+from statewise.ops.library import captured_choice, no_second_derivative, operator
 from statewise.ops.precision import accumulation_dtype
 
 OP = "linear_scan"
@@ -31,10 +30,9 @@ def _full_rank(a: Tensor, b: Tensor) -> Tensor:
     return a.reshape((1,) * missing + a.shape) if missing else a
 
 
-@torch.library.custom_op(
-    "statewise::linear_scan",
-    mutates_args=(),
-    schema="(Tensor a, Tensor b, Tensor? h0, Tensor? reset, bool reverse) -> (Tensor, Tensor)",
+@operator(
+    "linear_scan",
+    "(Tensor a, Tensor b, Tensor? h0, Tensor? reset, bool reverse) -> (Tensor, Tensor)",
 )
 def scan(
     a: Tensor, b: Tensor, h0: Tensor | None, reset: Tensor | None, reverse: bool
@@ -50,10 +48,9 @@ def _(a, b, h0, reset, reverse):
     return b.new_empty(b.shape), b.new_empty(state, dtype=accumulation_dtype(b.dtype))
 
 
-@torch.library.custom_op(
-    "statewise::linear_scan_backward",
-    mutates_args=(),
-    schema="(Tensor? grad_h, Tensor? grad_last, Tensor a, Tensor h, Tensor? h0, Tensor? reset,"
+@operator(
+    "linear_scan_backward",
+    "(Tensor? grad_h, Tensor? grad_last, Tensor a, Tensor h, Tensor? h0, Tensor? reset,"
     " bool reverse, bool need_a, str? backend) -> (Tensor, Tensor, Tensor)",
 )
 def scan_backward(

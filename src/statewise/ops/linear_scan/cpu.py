@@ -17,7 +17,7 @@ from statewise.ops.memory import fresh
 from statewise.ops.precision import accumulation_dtype
 from statewise.ops.simd import WIDE_BYTES, elements
 
-_NO_SUM = {False: np.empty((0, 0), np.float64), True: np.empty((0, 0), np.complex128)}
+_NO_SUM = {False: np.empty((0, 0), np.float64), True: np.empty((0, 0, 1), np.complex128)}
 
 STREAM_BYTES = 2**22
 """An output of this size is written past the caches: what reads it next finds little of it there.

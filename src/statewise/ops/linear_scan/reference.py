@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from statewise.ops.pairs import from_pairs
 from statewise.ops.precision import accumulation_dtype
 
 
@@ -19,7 +20,7 @@ def supports(device: str, dtype: torch.dtype) -> str | None:
 
 def _numbers(x: Tensor, dtype: torch.dtype, pairs: bool) -> Tensor:
     x = x.to(dtype)
-    return torch.view_as_complex(x.contiguous()) if pairs else x
+    return from_pairs(x) if pairs else x
 
 
 def _tensor(x: Tensor, pairs: bool) -> Tensor:

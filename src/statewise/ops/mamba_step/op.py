@@ -10,6 +10,7 @@ from torch import Tensor
 
 from statewise.ops import dispatch
 from statewise.ops.arguments import check_shape, floating, require_tensors
+from statewise.ops.library import refuse_tangents
 from statewise.ops.precision import accumulation_dtype
 
 OP = "mamba_step"
@@ -239,6 +240,7 @@ def _check_types(
         ("states", states, accumulation_dtype(u.dtype)),
         ("weights", (u, *weights), u.dtype),
     )
+    refuse_tangents(name, (u,), states, weights)
     for label, group, dtype in kinds:
         for one in group:
             if one is None:

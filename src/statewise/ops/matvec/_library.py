@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
+from statewise.ops.library import operator
 from statewise.ops.matvec import reference
 
 OP = "matvec"
@@ -23,11 +23,7 @@ dispatch.register(
 )
 
 
-@torch.library.custom_op(
-    "statewise::matvec",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
-)
+@operator("matvec", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The rows y, (B, M)."""
     return dispatch.select(OP, x.device.type, x.dtype).forward(x, weight, bias)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from statewise.ops import dispatch
 from statewise.ops.arguments import check_shape, floating, optional_tensors, require_tensors
 from statewise.ops.matvec._library import OP, multiply
 
@@ -49,16 +48,4 @@ def matvec(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     for label, one in given.items():
         floating(OP, label, one)
         dtype = torch.promote_types(dtype, one.dtype)
-    parts = [x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)]
-    if torch.compiler.is_compiling() or not all(map(_is_plain, parts)):
-        return multiply(*parts)
-    # What torch does around an operator takes longer than the kernel for small matrices.
-    return dispatch.select(OP, x.device.type, dtype).forward(*parts)
-
-
-def _is_plain(x: Tensor | None) -> bool:
-    """Whether this is numbers alone: nothing is to be recorded or replaced by torch."""
-    if x is None:
-        return True
-    asked = torch.is_grad_enabled() and x.requires_grad
-    return type(x) in (Tensor, torch.nn.Parameter) and not asked
+    return multiply(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))

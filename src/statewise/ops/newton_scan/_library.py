@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
-from statewise.ops.library import captured_choice, no_second_derivative
+from statewise.ops.library import captured_choice, no_second_derivative, operator
 from statewise.ops.precision import accumulation_dtype
 
 GRU, LSTM = "para_gru", "para_lstm"
@@ -26,10 +25,9 @@ for _op in (GRU, LSTM):
     )
 
 
-@torch.library.custom_op(
-    "statewise::para_gru",
-    mutates_args=(),
-    schema="(Tensor pre, Tensor a, Tensor? h0, Tensor? reset, bool reverse) -> (Tensor, Tensor)",
+@operator(
+    "para_gru",
+    "(Tensor pre, Tensor a, Tensor? h0, Tensor? reset, bool reverse) -> (Tensor, Tensor)",
 )
 def gru(
     pre: Tensor, a: Tensor, h0: Tensor | None, reset: Tensor | None, reverse: bool
@@ -45,10 +43,9 @@ def _(pre, a, h0, reset, reverse):
     return pre.new_empty(B, L, D), pre.new_empty(B, D, dtype=accumulation_dtype(pre.dtype))
 
 
-@torch.library.custom_op(
-    "statewise::para_gru_backward",
-    mutates_args=(),
-    schema="(Tensor? grad_h, Tensor? grad_last, Tensor pre, Tensor a, Tensor h, Tensor? h0,"
+@operator(
+    "para_gru_backward",
+    "(Tensor? grad_h, Tensor? grad_last, Tensor pre, Tensor a, Tensor h, Tensor? h0,"
     " Tensor? reset, bool reverse, str? backend) -> (Tensor, Tensor, Tensor)",
 )
 def gru_backward(
@@ -90,10 +87,9 @@ gru.register_autograd(_gru_gradients, setup_context=_setup_gru)
 gru_backward.register_autograd(no_second_derivative(GRU))
 
 
-@torch.library.custom_op(
-    "statewise::para_lstm",
-    mutates_args=(),
-    schema="(Tensor pre, Tensor a, Tensor w, Tensor? h0, Tensor? reset, bool reverse)"
+@operator(
+    "para_lstm",
+    "(Tensor pre, Tensor a, Tensor w, Tensor? h0, Tensor? reset, bool reverse)"
     " -> (Tensor, Tensor, Tensor)",
 )
 def lstm(
@@ -111,10 +107,9 @@ def _(pre, a, w, h0, reset, reverse):
     return pre.new_empty(B, L, D), pre.new_empty(B, L, D), last
 
 
-@torch.library.custom_op(
-    "statewise::para_lstm_backward",
-    mutates_args=(),
-    schema="(Tensor? grad_h, Tensor? grad_c, Tensor? grad_last, Tensor pre, Tensor a, Tensor w,"
+@operator(
+    "para_lstm_backward",
+    "(Tensor? grad_h, Tensor? grad_c, Tensor? grad_last, Tensor pre, Tensor a, Tensor w,"
     " Tensor h, Tensor c, Tensor? h0, Tensor? reset, bool reverse, str? backend)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
 )

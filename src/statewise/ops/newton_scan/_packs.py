@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from statewise.ops.simd import _operation
 from statewise.ops.simd_math import _function, _Lanes, _sigmoid
+from statewise.ops.simd_pack import operation
 
 
 def _tanh(lanes: _Lanes, x):
@@ -17,13 +17,13 @@ def _slope(lanes: _Lanes, x):
     return lanes.builder.fmul(x, lanes.builder.fsub(lanes.number(1.0), x))
 
 
-@_operation
+@operation
 def tanh(typingctx, x):
     """The hyperbolic tangent of every element."""
     return _function(typingctx, x, _tanh)
 
 
-@_operation
+@operation
 def slope(typingctx, x):
     """The product s (1 − s): the derivative of the logistic function where its value is s."""
     return _function(typingctx, x, _slope)

@@ -18,6 +18,7 @@ from statewise.ops.arguments import (
     optional_tensors,
     require_tensors,
 )
+from statewise.ops.library import in_forward_mode
 from statewise.ops.newton_scan.linearised import Layout, Linearised, jacobian
 from statewise.ops.newton_scan.methods import Method, Newton
 from statewise.ops.newton_scan.structure import Blocks, Dense, Structure
@@ -108,12 +109,15 @@ def newton_scan(
 
     Returns:
         The trajectory and how it was reached. The numbers are read on the host, so that every
-        update waits for the device once.
+        update waits for the device once, and ``torch.compile`` breaks its graph here.
 
     Raises:
-        ValueError: a shape that does not fit, no steps, no iterations, or a cell of unknown size.
-        TypeError: a type that is not floating-point where it must be, or a reset that is not bool.
-        RuntimeError: in the backward pass, when the answer has not converged.
+        ValueError: a shape that does not fit, no steps, no iterations, a tolerance below 0, or a
+            cell of unknown size.
+        TypeError: a type that is not floating-point where it must be, a reset that is not bool, or
+            a method that is none.
+        RuntimeError: in the backward pass, or where there are forward-mode tangents, when the
+            answer has not converged.
 
     Source: DEER (arXiv 2309.12252), ParaRNN (arXiv 2510.21450), ELK (arXiv 2407.19115).
 
@@ -128,6 +132,12 @@ def newton_scan(
     method = Newton() if method is None else method
     structure = getattr(cell, "structure", Dense())
     size = _check(cell, x, h0, guess, reset, iterations, structure)
+    if isinstance(method, type) or not callable(getattr(method, "update", None)):
+        raise TypeError(
+            f"{_OP}: method is {method!r}; it must be a Newton(), QuasiNewton() or Damped(...)"
+        )
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"{_OP}: tolerance is {tolerance}; it must be at least 0")
     out, acc = _types(x, h0)
     layout = _layout(x, reset, reverse)
     inputs = x.to(acc) if x.dtype in REAL else x
@@ -135,20 +145,25 @@ def newton_scan(
     wanted = torch.finfo(acc).eps ** 0.75 if tolerance is None else tolerance
     with torch.autocast(x.device.type, enabled=False):
         with torch.no_grad():
-            problem = _Problem(cell, inputs.detach(), start, structure, layout)
+            first = None if start is None else start.detach()
+            problem = _Problem(cell, inputs.detach(), first, structure, layout)
             if guess is None:
                 h = problem.value(
-                    layout.before(inputs.new_zeros((*x.shape[:2], size), dtype=acc), start)
+                    layout.before(inputs.new_zeros((*x.shape[:2], size), dtype=acc), first)
                 )
             else:
-                h = guess.to(acc)
+                h = guess.detach().to(acc)
             step, h, residuals = _iterate(problem, method, h, iterations, wanted)
             bound = _largest(step.scan(step.J, step.offset()) - h)
+            # A parameter of the cell may have left forward-mode tangents.
+            h, J, prev = h.detach(), step.J.detach(), step.prev.detach()
+            step = Linearised(step.f, J, prev, layout)
         scale = max(1.0, _largest(h))
         converged = residuals[-1] <= wanted * scale and bound <= AGREEMENT * scale
-        if torch.is_grad_enabled():
+        forward = in_forward_mode()
+        if torch.is_grad_enabled() or forward:
             value = cell(layout.before(h, start), inputs).to(acc)
-            if value.requires_grad:
+            if value.requires_grad or forward:
                 refusal = None if converged else _refusal(residuals, bound, wanted)
                 solution = step.scan(step.J, step.offset(value))
                 h = _Answer.apply(solution, h, refusal)
@@ -201,12 +216,23 @@ def _largest(x: Tensor) -> float:
 
 
 class _Answer(torch.autograd.Function):
-    """The trajectory, with the gradient of the linear system that it solves."""
+    """The trajectory, with the derivatives of the linear system that it solves."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, solution: Tensor, h: Tensor, refusal: str | None) -> Tensor:
-        ctx.refusal = refusal
+    def forward(solution: Tensor, h: Tensor, refusal: str | None) -> Tensor:
         return h.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.refusal = inputs[2]
+
+    @staticmethod
+    def jvp(ctx: Any, solution: Tensor | None, *rest: Any) -> Tensor | None:
+        if ctx.refusal is not None:
+            raise RuntimeError(ctx.refusal)
+        return None if solution is None else solution.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple:

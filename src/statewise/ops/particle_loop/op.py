@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
+from statewise.ops.library import refuse_tangents
 from statewise.ops.particle_loop.program import Formula
 from statewise.ops.particle_loop.reference import LoopResult, Task
 from statewise.ops.particle_step.reference import SCHEMES
@@ -62,7 +63,7 @@ def particle_loop(
 
     Raises:
         ValueError: shapes that do not fit, a scheme that is not known, a key out of its range, or
-            covariances with history.
+            covariances with history, or a forward-mode tangent.
 
     Source: Gordon, Salmond and Smith (1993).
     """
@@ -77,6 +78,7 @@ def particle_loop(
         raise ValueError(f"{OP}: key is {key}; it must be from 0 to 2**64 - 1")
     if history and covariances:
         raise ValueError(f"{OP}: covariances go with history=False, and history is True")
+    refuse_tangents(OP, (x, y, inputs, move.constants, weigh.constants))
     (B, _, n), T = x.shape, y.shape[1]
     given = y.new_zeros(B, T, 0) if inputs is None else inputs
     for name, one in (("move", move), ("weigh", weigh)):
@@ -121,7 +123,7 @@ def particle_formula(
         (B, N, q) float64.
 
     Raises:
-        ValueError: fewer entries than the formula reads.
+        ValueError: fewer entries than the formula reads, or a forward-mode tangent.
     """
     none = x.new_zeros(len(x), 0)
     z, y, u = (
@@ -129,6 +131,7 @@ def particle_formula(
         none if y is None else y,
         none if u is None else u,
     )
+    refuse_tangents("particle_formula", (x, z, y, u, formula.constants))
     _check("the formula", formula, x, y.unsqueeze(1), u.unsqueeze(1))
     backend = dispatch.select(OP, x.device.type, torch.float64)
     return backend.formula(formula, t, x, z, y, u)

@@ -12,6 +12,7 @@ from torch import Tensor
 from statewise.ops import pool
 from statewise.ops.arrays import as_array, refuses_cpu
 from statewise.ops.blocks import cut
+from statewise.ops.library import refuse_tangents
 from statewise.ops.particle_step import _kernels
 from statewise.ops.particle_step.reference import SCHEMES, ParticleSteps
 
@@ -27,6 +28,7 @@ def supports(device: str, dtype: torch.dtype) -> str | None:
 
 
 def _flat(x: Tensor) -> np.ndarray:
+    refuse_tangents("particle_step on the cpu back end", (x,))
     # Most are as they have to be; the checks of as_array, and a conversion by torch, cost more.
     if x.dtype in _PLAIN and not x.requires_grad and x.is_contiguous():
         return x.numpy().reshape(-1).astype(np.float64, copy=False)
@@ -98,6 +100,7 @@ class Steps(ParticleSteps):
         """See the reference."""
         first, second, _ = scale.stride()
         shared = (first == 0 or self.batch == 1) and (second == 0 or self.count == 1)
+        refuse_tangents("particle_step on the cpu back end", (scale,))
         if shared:
             form = _kernels.SHARED
             spread = np.ascontiguousarray(scale.detach().numpy()[0, 0], np.float64)
@@ -133,6 +136,7 @@ class Steps(ParticleSteps):
     ) -> Tensor:
         if u is None:
             raise ValueError(f"particle_step: {self.scheme} ancestors need uniform numbers u")
+        refuse_tangents("particle_step on the cpu back end", (x,))
         x = x.contiguous()
         words, spare = _words(x), self._spare
         if spare is None or spare.shape != x.shape or spare.dtype is not x.dtype:

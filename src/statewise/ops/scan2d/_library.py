@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
-from statewise.ops.library import captured_choice, no_second_derivative
+from statewise.ops.library import captured_choice, no_second_derivative, operator
 from statewise.ops.precision import accumulation_dtype
 
 OP = "scan2d"
@@ -25,10 +24,9 @@ dispatch.register(
 )
 
 
-@torch.library.custom_op(
-    "statewise::scan2d",
-    mutates_args=(),
-    schema="(Tensor a1, Tensor a2, Tensor a3, Tensor a4, Tensor b1, Tensor b2, Tensor? h0,"
+@operator(
+    "scan2d",
+    "(Tensor a1, Tensor a2, Tensor a3, Tensor a4, Tensor b1, Tensor b2, Tensor? h0,"
     " Tensor? reset, bool reverse) -> (Tensor, Tensor, Tensor)",
 )
 def scan(
@@ -54,10 +52,9 @@ def _(a1, a2, a3, a4, b1, b2, h0, reset, reverse):
     return b1.new_empty(b1.shape), b1.new_empty(b1.shape), state
 
 
-@torch.library.custom_op(
-    "statewise::scan2d_backward",
-    mutates_args=(),
-    schema="(Tensor? grad_p, Tensor? grad_q, Tensor? grad_last, Tensor a1, Tensor a2, Tensor a3,"
+@operator(
+    "scan2d_backward",
+    "(Tensor? grad_p, Tensor? grad_q, Tensor? grad_last, Tensor a1, Tensor a2, Tensor a3,"
     " Tensor a4, Tensor p, Tensor q, Tensor? h0, Tensor? reset, bool reverse, str? backend)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )

@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
-from statewise.ops.library import captured_choice, no_second_derivative
+from statewise.ops.library import captured_choice, no_second_derivative, operator
 from statewise.ops.precision import accumulation_dtype
 from statewise.ops.selective_scan._shapes import states_shape
 
@@ -37,11 +36,9 @@ _INPUTS = (
 )
 
 
-@torch.library.custom_op(
-    "statewise::selective_scan",
-    mutates_args=(),
-    schema=f"({_INPUTS}, bool softplus, bool zoh, bool reverse, bool keep)"
-    " -> (Tensor, Tensor, Tensor)",
+@operator(
+    "selective_scan",
+    f"({_INPUTS}, bool softplus, bool zoh, bool reverse, bool keep) -> (Tensor, Tensor, Tensor)",
 )
 def scan(
     u: Tensor,
@@ -74,10 +71,9 @@ def _(u, dt, A, B, C, D, z, dt_bias, h0, reset, softplus, zoh, reverse, keep):
     )
 
 
-@torch.library.custom_op(
-    "statewise::selective_scan_backward",
-    mutates_args=(),
-    schema=f"(Tensor? grad_y, Tensor? grad_last, {_INPUTS}, Tensor states, bool softplus,"
+@operator(
+    "selective_scan_backward",
+    f"(Tensor? grad_y, Tensor? grad_last, {_INPUTS}, Tensor states, bool softplus,"
     " bool zoh, bool reverse, bool[] needs, str? backend)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )

@@ -21,7 +21,7 @@ from statewise.ops.simd import (
     width,
     zero,
 )
-from statewise.ops.simd_math import cosine, exp, sine
+from statewise.ops.simd_math import cosine_near, exp, sine_near
 
 
 @kernel
@@ -40,7 +40,7 @@ def _advance(s, delta, gain, a_at, br, bi, h_at, fresh, zoh):
     W = width(s, WIDER)
     x, y = mul(delta, load(s, a_at, WIDER)), mul(delta, load(s, a_at + W, WIDER))
     size = exp(x)
-    e, f = mul(size, cosine(y)), mul(size, sine(y))
+    e, f = mul(size, cosine_near(y)), mul(size, sine_near(y))
     if zoh is None:
         re, im = mul(gain, br), mul(gain, bi)
     else:

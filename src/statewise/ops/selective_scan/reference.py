@@ -7,6 +7,7 @@ README.md derives what is computed here. Equation numbers are those of Mamba (ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from statewise.ops.pairs import from_pairs
 from statewise.ops.precision import accumulation_dtype
 from statewise.ops.selective_scan._shapes import chunk_of, states_shape
 
@@ -21,7 +23,7 @@ THRESHOLD = 20.0
 """Above this, softplus passes its argument through."""
 
 SMALL = 0.5
-"""Below this modulus the derivative of (e^x − 1)/x comes from its series."""
+"""Below this modulus (e^x − 1)/x and its derivative come from their series."""
 
 
 def supports(device: str, dtype: torch.dtype) -> str | None:
@@ -66,7 +68,7 @@ def _numbers(
 
     def number(x: Tensor) -> Tensor:
         x = x.to(dtype)
-        return torch.view_as_complex(x.contiguous()) if pairs else x
+        return from_pairs(x) if pairs else x
 
     step = dt.to(dtype)
     if dt_bias is not None:
@@ -99,8 +101,13 @@ def _expm1(x: Tensor) -> Tensor:
 
 
 def _phi(x: Tensor) -> Tensor:
-    """(e^x − 1)/x, 1 at 0."""
-    return torch.where(x == 0, 1.0, _expm1(x) / torch.where(x == 0, 1.0, x))
+    """(e^x − 1)/x = Σ_k x^k / (k+1)!, by which its derivative keeps its digits near 0."""
+    near = x.abs() < SMALL
+    small = torch.where(near, x, 0.0)
+    series = torch.zeros_like(x)
+    for k in reversed(range(14)):
+        series = series * small + 1 / math.factorial(k + 1)
+    return torch.where(near, series, _expm1(x) / torch.where(near, 1.0, x))
 
 
 def _phi_slope(x: Tensor) -> Tensor:
@@ -258,7 +265,7 @@ def backward(
     carry = torch.zeros_like(x.start)
     if grad_last is not None:
         last = grad_last.to(x.u.dtype)
-        carry = torch.view_as_complex(last.contiguous()) if A.dim() == 3 else last
+        carry = from_pairs(last) if A.dim() == 3 else last
     weight = 2 if A.dim() == 3 else 1
     for k, t in reversed(list(enumerate(_order(x.u.shape[1], reverse)))):
         before = states[k - 1] if k else x.start

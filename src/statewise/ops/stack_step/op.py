@@ -11,6 +11,7 @@ from torch import Tensor
 
 from statewise.ops import dispatch
 from statewise.ops.arguments import check_shape, floating, require_tensors
+from statewise.ops.library import refuse_tangents
 from statewise.ops.mamba_step.op import Mamba2Weights, MambaWeights, mamba2_shapes, mamba_shapes
 
 OP = "stack_step"
@@ -205,4 +206,5 @@ def stack_step(
         raise ValueError(
             f"{OP} has no gradient, and one is asked for; call it under torch.no_grad()"
         )
+    refuse_tangents(OP, parts, stack.tensors)
     return dispatch.select(OP, x.device.type, dtype).step(x, states, stack, scale)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
-from statewise.ops.library import captured_choice, no_second_derivative
+from statewise.ops.library import captured_choice, no_second_derivative, operator
 
 OP = "vandermonde_kernel"
 
@@ -23,11 +22,7 @@ dispatch.register(
 )
 
 
-@torch.library.custom_op(
-    "statewise::vandermonde_kernel",
-    mutates_args=(),
-    schema="(Tensor a, Tensor c, SymInt length, bool log) -> Tensor",
-)
+@operator("vandermonde_kernel", "(Tensor a, Tensor c, SymInt length, bool log) -> Tensor")
 def product(a: Tensor, c: Tensor, length: int, log: bool) -> Tensor:
     """The kernel (D, L)."""
     return dispatch.select(OP, a.device.type, a.dtype).forward(a, c, length, log)
@@ -38,10 +33,9 @@ def _(a, c, length, log):
     return a.new_empty(a.shape[0], length)
 
 
-@torch.library.custom_op(
-    "statewise::vandermonde_kernel_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor a, Tensor c, bool log, str? backend) -> (Tensor, Tensor)",
+@operator(
+    "vandermonde_kernel_backward",
+    "(Tensor grad, Tensor a, Tensor c, bool log, str? backend) -> (Tensor, Tensor)",
 )
 def product_backward(
     grad: Tensor, a: Tensor, c: Tensor, log: bool, backend: str | None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from statewise.ops.arguments import COMPLEX, REAL, check_shape, floating, require_tensors
+from statewise.ops.pairs import aligned
 from statewise.ops.precision import accumulation_dtype
 from statewise.ops.vandermonde_kernel._library import OP, product
 
@@ -59,4 +60,4 @@ def vandermonde_kernel(a: Tensor, c: Tensor, length: int, *, log: bool = False) 
         a, c = (torch.view_as_real(x.resolve_conj()) for x in (a, c))
     out = torch.promote_types(a.dtype, c.dtype)
     work = accumulation_dtype(out)
-    return product(a.to(work), c.to(work), length, log).to(out)
+    return product(aligned(a.to(work)), aligned(c.to(work)), length, log).to(out)

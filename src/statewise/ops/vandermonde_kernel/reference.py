@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from statewise.ops.pairs import from_pairs
+
 
 def supports(device: str, dtype: torch.dtype) -> str | None:
     """None: the reference computes on any device and any floating-point type."""
@@ -16,7 +18,7 @@ def supports(device: str, dtype: torch.dtype) -> str | None:
 
 
 def _number(x: Tensor) -> Tensor:
-    return torch.view_as_complex(x.double().contiguous())
+    return from_pairs(x.double())
 
 
 def _pairs(x: Tensor, like: Tensor) -> Tensor:
