@@ -228,3 +228,26 @@ def test_single_precision_keeps_slow_poles(turns):
     with use_backend("cpu"):
         for one, other in zip(solve(torch.complex64), solve(torch.complex128), strict=True):
             assert (one - other).abs().max() < 5e-6 * other.abs().max()
+
+
+@BACKENDS
+@RULES
+def test_shared_steps_are_those_of_every_channel(backend, rule):
+    """Over several blocks of channels, the last one not full."""
+    channels = 11
+    u, dt = _draw(B, L, channels), 0.05 + 0.1 * _draw(B, L, seed=10).abs()
+    a = torch.complex(-0.1 - _draw(channels, N, seed=4).abs(), 3 * _draw(channels, N, seed=5))
+    b, c = (
+        torch.complex(_draw(channels, N, seed=k), _draw(channels, N, seed=k + 1)) for k in (6, 8)
+    )
+    reset = torch.arange(L).expand(B, L) % 37 == 5
+    found = []
+    for shared in (True, False):
+        steps = dt.clone().requires_grad_()
+        given = steps if shared else steps[..., None].expand(u.shape)
+        with use_backend(backend):
+            y, last = diagonal_ssm(u, a, b, c, dt=given, rule=rule, reset=reset)
+        gradient = torch.autograd.grad(y.square().sum() + last.abs().sum(), steps)[0]
+        found.append((y, last, gradient))
+    for one, other in zip(*found, strict=True):
+        _close(one, other, 1e-12)

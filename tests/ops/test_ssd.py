@@ -37,6 +37,15 @@ class _Ssd(OpContract):
             y, last, states = forward(*tensors, restarts, reverse, True)
             needs = [t is not None and reverse for t in tensors]
             yield backward, (y, last, *tensors, restarts, states, reverse, needs, None)
+        forward = torch.ops.statewise.ssd_steps.default
+        backward = torch.ops.statewise.ssd_steps_backward.default
+        dt, A, bias = (
+            _random(shape, torch.float64, generator) for shape in ((2, 5, H), (H,), (H,))
+        )
+        for added, soft, low in ((bias, True, 0.2), (None, False, -0.5)):
+            leaves = [None if t is None else t.clone().requires_grad_() for t in (dt, A, added)]
+            yield forward, (*leaves, soft, low, 1.0)
+            yield backward, (dt, dt, dt, A, added, soft, low, 1.0, None)
 
 
 class TestSelective(_Ssd):

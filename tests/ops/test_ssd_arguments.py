@@ -154,3 +154,33 @@ def test_errors_of_linear_attention(change, error, message):
     given = {"q": torch.ones(B, L, G, N), "k": torch.ones(B, L, G, N), "v": torch.ones(B, L, H, P)}
     with pytest.raises(error, match=message):
         linear_attention(**{**given, **change})
+
+
+@pytest.mark.parametrize("softplus", [True, False])
+@pytest.mark.parametrize("heads", [1, 5, 8])
+def test_step_sizes_of_the_back_ends_agree(softplus, heads):
+    """Values far out on both sides, at the limits, infinite, and more of them than a pattern."""
+    raw = torch.linspace(-60, 60, 67 * heads, dtype=torch.float64).reshape(1, 67, heads).clone()
+    raw[0, :3, 0] = torch.tensor([math.inf, 0.25, 30.0])
+    bias = torch.linspace(0, 1, heads, dtype=torch.float64)
+    rates = -1 - bias
+    x, narrow = torch.ones(1, 67, heads, 1).double(), torch.ones(1, 67, 1).double()
+    found = []
+    for backend in ("reference", "cpu"):
+        leaves = [t.clone().requires_grad_() for t in (raw, rates, bias)]
+        dt, A, added = leaves
+        with use_backend(backend):
+            y, _ = ssd(x, dt, A, narrow, narrow, dt_bias=added, softplus=softplus,
+                       dt_limit=(0.25, 30.0))  # fmt: skip
+        found.append([y, *torch.autograd.grad(y.sum(), leaves)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+
+
+def test_no_limits_pass_what_is_not_a_number():
+    given = _tensors()
+    given["dt"][0, 2, 1] = math.nan
+    y, _ = ssd(**given, softplus=True)
+    assert y[0, 2:, 1].isnan().all()
+    assert y[0, :2].isfinite().all()
+    assert y[0, :, [0, 2, 3]].isfinite().all()

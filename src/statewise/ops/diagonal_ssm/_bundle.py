@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from statewise.ops.simd import WIDE_BYTES, Pack
+from statewise.ops.simd_pack import WIDE_BYTES, Pack
 
 Kind = tuple[None, ...]
 

@@ -47,12 +47,14 @@ _POWER, _TABLE = 2 * (SEGMENT + 1), 2 * SEGMENT
 def room(states: int, blocks: int) -> int:
     """Elements of scratch memory for each lane of a bundle."""
     walk = TILE * (2 * MOMENTS + 2 * STATES)
-    return blocks * (states + states % 2) * 2 + 3 * TILE + walk + SEGMENT + 2
+    return blocks * ((states + states % 2) * 4 + 3 * TILE) + walk + SEGMENT
 
 
 @kernel
-def tabulate(a, b, c, d, power, slope, drive, read, response):
-    """Fill the tables of (D, N) complex a, b, c and (D,) d, in double precision until stored.
+def tabulate(a, b, c, d, power, slope, drive, read, response, p0, p1):
+    """Fill the tables of the blocks [p0, p1), in double precision until stored.
+
+    a, b and c are (D, N) complex, d is (D,).
 
     power: a^k, and behind all of them what was lost when they were stored; slope: k a^{k−1};
     drive: b a^k; read: (Re, −Im) of c a^{k+1};
@@ -61,7 +63,7 @@ def tabulate(a, b, c, d, power, slope, drive, read, response):
     D, N = a.shape
     W = power.shape[5]
     kern = np.zeros(SEGMENT)
-    for i in range(power.shape[1] * W):
+    for i in range(p0 * W, p1 * W):
         p, w = i // W, i % W
         kern[:] = 0.0
         for n in range(power.shape[2]):
@@ -229,7 +231,8 @@ def forward(
     L, D, N = u.shape[1], u.shape[2], last.shape[2]
     W, GW = count(one), count(many)
     N2 = power.shape[2]
-    given, found, states = 0, TILE * GW, 2 * TILE * GW
+    tiles = (p1 - p0) * TILE * GW
+    states = 2 * tiles
     cuts, fresh = np.empty(TILE + 1, np.int64), np.empty(TILE + 1, np.bool_)
     for i in range(i0, i1, GW // W):
         enter(h0, has_h0, i, p0, p1, N, work, states, one, many)
@@ -237,8 +240,12 @@ def forward(
             m = min(TILE, L - k0)
             follows = k0 > 0 or has_h0
             segments = cut_tile(reset, has_reset, i, L, k0, m, reverse, follows, cuts, fresh)
+            if keep:
+                scatter_states(bounds, i, k0 // TILE, p0, p1, D, work, states, one, many)
+            gather(u, i, k0, m, p0, p1, L, D, reverse, work, 0, one, many)
             for p in range(p0, p1):
-                gather(u, i, k0, m, p * W, L, D, reverse, work, given, one, many)
+                given = (p - p0) * TILE * GW
+                found = tiles + given
                 for s in range(segments):
                     o = cuts[s] * GW
                     size = cuts[s + 1] - cuts[s]
@@ -247,10 +254,6 @@ def forward(
                     n_states = min(STATES, N2 - n)
                     h = states + ((p - p0) * N2 + n) * 2 * GW
                     at = p * N2 + n
-                    if keep:
-                        for q in range(n_states):
-                            scatter_states(bounds, i, k0 // TILE, n + q, p * W, D, work,
-                                           h + 2 * q * GW, one, many)  # fmt: skip
                     for s in range(segments):
                         o, size = cuts[s] * GW, cuts[s + 1] - cuts[s]
                         if not fresh[s]:
@@ -258,7 +261,7 @@ def forward(
                                     False, one, many)  # fmt: skip
                         _advance(power, drive, at, n_states, work, h, given + o, size, fresh[s],
                                  False, one, many)  # fmt: skip
-                scatter(y, i, k0, m, p * W, L, D, reverse, work, found, one, many)
+            scatter(y, i, k0, m, p0, p1, L, D, reverse, work, tiles, one, many)
         leave(last, i, p0, p1, N, work, states, one, many)
 
 
@@ -274,7 +277,8 @@ def adjoint(
     L, D, N = grad_y.shape[1], grad_y.shape[2], dh0.shape[2]
     W, GW = count(one), count(many)
     N2 = power.shape[2]
-    given, found, states = 0, TILE * GW, 2 * TILE * GW
+    tiles = (p1 - p0) * TILE * GW
+    states = 2 * tiles
     cuts, fresh = np.empty(TILE + 1, np.int64), np.empty(TILE + 1, np.bool_)
     for i in range(i0, i1, GW // W):
         enter(grad_last, has_grad_last, i, p0, p1, N, work, states, one, many)
@@ -283,8 +287,10 @@ def adjoint(
             m = min(TILE, L - k0)
             follows = k0 > 0 or has_h0
             segments = cut_tile(reset, has_reset, i, L, k0, m, reverse, follows, cuts, fresh)
+            gather(grad_y, i, k0, m, p0, p1, L, D, reverse, work, 0, one, many)
             for p in range(p0, p1):
-                gather(grad_y, i, k0, m, p * W, L, D, reverse, work, given, one, many)
+                given = (p - p0) * TILE * GW
+                found = tiles + given
                 for s in range(segments):
                     o, size = cuts[s] * GW, cuts[s + 1] - cuts[s]
                     respond(response, p, work, given + o, found + o, size, True, one, many)
@@ -301,6 +307,6 @@ def adjoint(
                         else:
                             _advance(power, read, at, n_states, work, h, given + o, size, False,
                                      True, one, many)  # fmt: skip
-                scatter(du, i, k0, m, p * W, L, D, reverse, work, found, one, many)
+            scatter(du, i, k0, m, p0, p1, L, D, reverse, work, tiles, one, many)
         if has_h0:
             leave(dh0, i, p0, p1, N, work, states, one, many)

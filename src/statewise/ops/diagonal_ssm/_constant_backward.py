@@ -209,11 +209,12 @@ def backward(
     L, D, N = u.shape[1], u.shape[2], dh0.shape[2]
     W, GW = count(one), count(many)
     N2, blocks = power.shape[2], power.shape[1]
-    x, v, found, walk = 0, TILE * GW, 2 * TILE * GW, 3 * TILE * GW
+    tiles = (p1 - p0) * TILE * GW
+    walk = 3 * tiles
     marks = walk + TILE * 2 * MOMENTS * GW
     lagged = marks + TILE * 2 * STATES * GW
-    h = lagged + SEGMENT * GW
-    carries = h + 2 * GW
+    kept = lagged + SEGMENT * GW
+    carries = kept + (p1 - p0) * N2 * 2 * GW
     cuts, fresh = np.empty(TILE + 1, np.int64), np.empty(TILE + 1, np.bool_)
     for i in range(i0, i1, GW // W):
         bundle = first + (i - i0) // (GW // W)
@@ -223,9 +224,12 @@ def backward(
             m = min(TILE, L - k0)
             follows = k0 > 0 or has_h0
             segments = cut_tile(reset, has_reset, i, L, k0, m, reverse, follows, cuts, fresh)
+            gather(u, i, k0, m, p0, p1, L, D, reverse, work, 0, one, many)
+            gather(grad_y, i, k0, m, p0, p1, L, D, reverse, work, tiles, one, many)
+            gather_states(bounds, i, tile, p0, p1, D, N, follows, work, kept, one, many)
             for p in range(p0, p1):
-                gather(u, i, k0, m, p * W, L, D, reverse, work, x, one, many)
-                gather(grad_y, i, k0, m, p * W, L, D, reverse, work, v, one, many)
+                x = (p - p0) * TILE * GW
+                v, found = x + tiles, x + 2 * tiles
                 work[lagged : lagged + SEGMENT * GW] = 0
                 for s in range(segments):
                     o, size = cuts[s] * GW, cuts[s + 1] - cuts[s]
@@ -238,7 +242,7 @@ def backward(
                     n_states = min(STATES, N2 - n0)
                     for n in range(n0, n0 + n_states):
                         state = p * N2 + n
-                        gather_states(bounds, i, tile, n, p * W, D, follows, work, h, one, many)
+                        h = kept + ((p - p0) * N2 + n) * 2 * GW
                         _ahead(power, slope, drive, state, work, x, v, h, walk, cuts, fresh,
                                segments, one, many)  # fmt: skip
                         carry = carries + ((p - p0) * N2 + n) * 2 * GW
@@ -253,19 +257,22 @@ def backward(
                         observe(drive, (p * N2 + n0) * _TABLE * W, n_states, work,
                                 marks + s * 2 * STATES * GW, found + o, size, True, one,
                                 many)  # fmt: skip
-                scatter(du, i, k0, m, p * W, L, D, reverse, work, found, one, many)
+            scatter(du, i, k0, m, p0, p1, L, D, reverse, work, 2 * tiles, one, many)
         if has_h0:
             leave(dh0, i, p0, p1, N, work, carries, one, many)
 
 
 @kernel
-def collect(a, b, c, sums, lags, da, db, dc, dd):
-    """Gradients (D, N) of complex a, b, c, and (D,) of d, from the sums of :func:`backward`."""
-    D, N = a.shape
+def collect(a, b, c, sums, lags, da, db, dc, dd, d0, d1):
+    """Gradients (D, N) of complex a, b, c, and (D,) of d, from the sums of :func:`backward`.
+
+    For the channels [d0, d1).
+    """
+    N = a.shape[1]
     W = sums.shape[4]
     x = np.empty(MOMENTS, np.complex128)
     r = np.empty(SEGMENT)
-    for i in range(D):
+    for i in range(d0, d1):
         p, w = i // W, i % W
         r[:] = 0.0
         for bundle in range(lags.shape[0]):

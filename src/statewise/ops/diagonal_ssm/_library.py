@@ -1,19 +1,19 @@
 """The diagonal bank as a torch operator, known to autograd, compile and export.
 
 Arguments are checked by then: u is (B, L, D); a, b, c (D, N, 2), d (D,) or None, h0 (B, D, N, 2)
-or None, dt (D,), (B, L, D) or None are in the accumulation type of u; reset is (B, L) bool or None.
+or None, dt (D,), (B, L, D), (B, L, 1) for steps that all channels share, or None are in the
+accumulation type of u; reset is (B, L) bool or None.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
 from statewise.ops.diagonal_ssm.reference import bounds_shape
-from statewise.ops.library import captured_choice, no_second_derivative
+from statewise.ops.library import captured_choice, no_second_derivative, operator
 
 OP = "diagonal_ssm"
 
@@ -25,10 +25,16 @@ dispatch.register(
 )
 
 
-@torch.library.custom_op(
-    "statewise::diagonal_ssm",
-    mutates_args=(),
-    schema="(Tensor u, Tensor a, Tensor b, Tensor c, Tensor? d, Tensor? h0, Tensor? dt,"
+def _expanded(backend: Any, u: Tensor, dt: Tensor | None) -> Tensor | None:
+    """The steps, written out for all channels where the back end knows no shared ones."""
+    if dt is None or dt.dim() != 3 or getattr(backend, "SHARED_STEPS", False):
+        return dt
+    return dt.expand(u.shape)
+
+
+@operator(
+    "diagonal_ssm",
+    "(Tensor u, Tensor a, Tensor b, Tensor c, Tensor? d, Tensor? h0, Tensor? dt,"
     " Tensor? reset, str rule, bool reverse, bool keep) -> (Tensor, Tensor, Tensor)",
 )
 def bank(
@@ -46,6 +52,7 @@ def bank(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Outputs (B, L, D), the last state (B, D, N, 2), and the states kept for the backward pass."""
     backend = dispatch.select(OP, u.device.type, u.dtype)
+    dt = _expanded(backend, u, dt)
     return backend.forward(u, a, b, c, d, h0, dt, reset, rule, reverse, keep)
 
 
@@ -58,10 +65,9 @@ def _(u, a, b, c, d, h0, dt, reset, rule, reverse, keep):
     )
 
 
-@torch.library.custom_op(
-    "statewise::diagonal_ssm_backward",
-    mutates_args=(),
-    schema="(Tensor? grad_y, Tensor? grad_last, Tensor u, Tensor a, Tensor b, Tensor c, Tensor? d,"
+@operator(
+    "diagonal_ssm_backward",
+    "(Tensor? grad_y, Tensor? grad_last, Tensor u, Tensor a, Tensor b, Tensor c, Tensor? d,"
     " Tensor? h0, Tensor? dt, Tensor? reset, Tensor bounds, str rule, bool reverse,"
     " bool need_parameters, str? backend)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -90,10 +96,13 @@ def bank_backward(
             "when one of them requires a gradient, and none were kept"
         )
     chosen = dispatch.select(OP, u.device.type, u.dtype, backend)
+    steps = _expanded(chosen, u, dt)
     found = chosen.backward(
-        grad_y, grad_last, u, a, b, c, d, h0, dt, reset, bounds, rule, reverse, need_parameters
+        grad_y, grad_last, u, a, b, c, d, h0, steps, reset, bounds, rule, reverse, need_parameters
     )
     du, da, db, dc, dd, dh0, ddt = (a.new_empty(0) if x is None else x for x in found)
+    if dt is not None and need_parameters:
+        ddt = ddt.sum_to_size(dt.shape)
     return du, da, db, dc, dd, dh0, ddt
 
 

@@ -9,7 +9,7 @@ D are zeros there.
 # pyright: reportCallIssue=false
 from __future__ import annotations
 
-from statewise.ops.diagonal_ssm._bundle import count, load
+from statewise.ops.diagonal_ssm._bundle import count, fill, load
 from statewise.ops.diagonal_ssm.reference import BOUNDARY
 from statewise.ops.jit import kernel
 from statewise.ops.simd import store
@@ -42,73 +42,123 @@ def cut_tile(reset, has_reset, i, L, k0, m, reverse, follows, cuts, fresh):
 
 
 @kernel
-def gather(x, i, k0, m, d0, L, D, reverse, tile, at, one, many):
-    """Copy the steps [k0, k0 + m) in scan order of G sequences and W channels to ``tile[at:]``."""
+def gather(x, i, k0, m, p0, p1, L, D, reverse, tile, at, one, many):
+    """Copy the steps [k0, k0 + m) in scan order of G sequences and some blocks to ``tile[at:]``.
+
+    Blocks lie TILE steps apart there. All are copied row by row, because two of them share a cache
+    line, and rows that are a power of two apart drive each other out of the caches.
+    """
     W, GW = count(one), count(many)
-    valid = min(W, D - d0)
     for j in range(m):
         t = L - 1 - k0 - j if reverse else k0 + j
         for g in range(GW // W):
-            source, target = ((i + g) * L + t) * D + d0, at + j * GW + g * W
-            if valid == W:
-                store(tile, target, load(x, source, one))
-            else:
-                for w in range(valid):
-                    tile[target + w] = x.flat[source + w]
-                for w in range(valid, W):
-                    tile[target + w] = 0
+            row, target = ((i + g) * L + t) * D, at + j * GW + g * W
+            for p in range(p0, p1):
+                if (p + 1) * W <= D:
+                    store(tile, target, load(x, row + p * W, one))
+                else:
+                    for w in range(W):
+                        inside = p * W + w < D
+                        tile[target + w] = x.flat[row + p * W + w] if inside else 0
+                target += TILE * GW
 
 
 @kernel
-def scatter(x, i, k0, m, d0, L, D, reverse, tile, at, one, many):
+def gather_steps(dt, i, k0, m, p0, p1, L, D, reverse, tile, at, one, many):
+    """:func:`gather` of steps (B, L, D), or of those that all channels share, (B, L, 1)."""
+    W, GW = count(one), count(many)
+    if dt.shape[2] == D:
+        gather(dt, i, k0, m, p0, p1, L, D, reverse, tile, at, one, many)
+    else:
+        for j in range(m):
+            t = L - 1 - k0 - j if reverse else k0 + j
+            for g in range(GW // W):
+                value = fill(tile, dt[i + g, t, 0], one)
+                target = at + j * GW + g * W
+                for _ in range(p0, p1):
+                    store(tile, target, value)
+                    target += TILE * GW
+
+
+@kernel
+def scatter_steps(x, i, k0, m, p0, p1, L, D, reverse, tile, at, one, many):
+    """The reverse of :func:`gather`, or sums over the channels of each block to (B, L, blocks)."""
+    W, GW = count(one), count(many)
+    if x.shape[2] == D:
+        scatter(x, i, k0, m, p0, p1, L, D, reverse, tile, at, one, many)
+    else:
+        for j in range(m):
+            t = L - 1 - k0 - j if reverse else k0 + j
+            for g in range(GW // W):
+                source = at + j * GW + g * W
+                for p in range(p0, p1):
+                    value = tile[source]
+                    for w in range(1, min(W, D - p * W)):
+                        value += tile[source + w]
+                    x[i + g, t, p] = value
+                    source += TILE * GW
+
+
+@kernel
+def scatter(x, i, k0, m, p0, p1, L, D, reverse, tile, at, one, many):
     """The reverse of :func:`gather`."""
     W, GW = count(one), count(many)
-    valid = min(W, D - d0)
     for j in range(m):
         t = L - 1 - k0 - j if reverse else k0 + j
         for g in range(GW // W):
-            target, source = ((i + g) * L + t) * D + d0, at + j * GW + g * W
-            if valid == W:
-                store(x, target, load(tile, source, one))
-            else:
-                for w in range(valid):
-                    x.flat[target + w] = tile[source + w]
+            row, source = ((i + g) * L + t) * D, at + j * GW + g * W
+            for p in range(p0, p1):
+                if (p + 1) * W <= D:
+                    store(x, row + p * W, load(tile, source, one))
+                else:
+                    for w in range(D - p * W):
+                        x.flat[row + p * W + w] = tile[source + w]
+                source += TILE * GW
 
 
 @kernel
-def gather_states(bounds, i, chunk, n, d0, D, follows, states, at, one, many):
-    """Copy the kept states, (B, C, N, 2, D), of G sequences and state ``n`` to [2, G, W]."""
+def gather_states(bounds, i, chunk, p0, p1, D, N, follows, states, at, one, many):
+    """Copy the kept states, (B, C, N, 2, D), of G sequences and some blocks to ``states[at:]``.
+
+    There they are [block, state, 2, G, W], padded by zeros; all are zero unless ``follows``.
+    """
     W, GW = count(one), count(many)
-    G = GW // W
-    chunks, N = bounds.shape[1], bounds.shape[2]
-    for g in range(G):
-        for r in range(2):
-            source = ((((i + g) * chunks + chunk) * N + n) * 2 + r) * D + d0
-            target = at + (r * G + g) * W
-            if follows and n < N and d0 + W <= D:
-                store(states, target, load(bounds, source, one))
-            else:
-                for w in range(W):
-                    inside = follows and n < N and d0 + w < D
-                    states[target + w] = bounds.flat[source + w] if inside else 0
+    chunks = bounds.shape[1]
+    N2 = N + N % 2
+    if not follows or N % 2:
+        states[at : at + (p1 - p0) * N2 * 2 * GW] = 0
+    if follows:
+        for g in range(GW // W):
+            for k in range(2 * N):
+                row = (((i + g) * chunks + chunk) * N * 2 + k) * D
+                target = at + k * GW + g * W
+                for p in range(p0, p1):
+                    if (p + 1) * W <= D:
+                        store(states, target, load(bounds, row + p * W, one))
+                    else:
+                        for w in range(W):
+                            inside = p * W + w < D
+                            states[target + w] = bounds.flat[row + p * W + w] if inside else 0
+                    target += N2 * 2 * GW
 
 
 @kernel
-def scatter_states(bounds, i, chunk, n, d0, D, states, at, one, many):
+def scatter_states(bounds, i, chunk, p0, p1, D, states, at, one, many):
     """The reverse of :func:`gather_states`."""
     W, GW = count(one), count(many)
-    G = GW // W
     chunks, N = bounds.shape[1], bounds.shape[2]
-    if n < N:
-        for g in range(G):
-            for r in range(2):
-                target = ((((i + g) * chunks + chunk) * N + n) * 2 + r) * D + d0
-                source = at + (r * G + g) * W
-                if d0 + W <= D:
-                    store(bounds, target, load(states, source, one))
+    N2 = N + N % 2
+    for g in range(GW // W):
+        for k in range(2 * N):
+            row = (((i + g) * chunks + chunk) * N * 2 + k) * D
+            source = at + k * GW + g * W
+            for p in range(p0, p1):
+                if (p + 1) * W <= D:
+                    store(bounds, row + p * W, load(states, source, one))
                 else:
-                    for w in range(D - d0):
-                        bounds.flat[target + w] = states[source + w]
+                    for w in range(D - p * W):
+                        bounds.flat[row + p * W + w] = states[source + w]
+                source += N2 * 2 * GW
 
 
 @kernel

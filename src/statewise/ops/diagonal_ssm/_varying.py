@@ -20,8 +20,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from statewise.ops.diagonal_ssm import rules
 from statewise.ops.diagonal_ssm._bundle import (
@@ -37,6 +35,7 @@ from statewise.ops.diagonal_ssm._tiles import (
     cut_tile,
     enter,
     gather,
+    gather_steps,
     leave,
     scatter,
     scatter_states,
@@ -66,22 +65,35 @@ _SMALL = rules.SMALL
 
 def room(states: int, blocks: int) -> int:
     """Elements of scratch memory for each lane of a bundle."""
-    return blocks * (states + states % 2) * 2 + 5 * TILE + 4 * TILE + 2 + GRADIENTS + 1
+    return blocks * ((states + states % 2) * 4 + 5 * TILE) + 4 * TILE + GRADIENTS
+
+
+def away_from_zero(poles: np.ndarray) -> np.ndarray:
+    """``rules.away_from_zero`` for an array."""
+    return np.where(np.abs(poles) < rules.TINY, rules.TINY, poles)
 
 
 def tabulate(
-    a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, blocks: int, width: int, dtype: torch.dtype
-) -> tuple[np.ndarray, np.ndarray]:
-    """The coefficient table of (D, N, 2) poles and weights, and the direct term, [block, W]."""
-    poles, inward = (torch.view_as_complex(x.double().contiguous()) for x in (a, b))
-    D, N = poles.shape
-    table = torch.zeros((blocks * width, N, COEFFICIENTS), dtype=dtype)
-    table[:D] = torch.cat((rules.step_columns(poles, inward, dtype), b, c), -1)
-    direct = torch.zeros(blocks * width, dtype=dtype)
-    if d is not None:
-        direct[:D] = d
-    table = table.unflatten(0, (blocks, width)).permute(0, 2, 3, 1)
-    return table.contiguous().numpy(), direct.numpy()
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, blocks: int, width: int,
+    dtype: type,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The coefficient table of (D, N) complex a, b, c, and the direct term, [block, W].
+
+    The first six are ``rules.step_columns``; torch would start its threads for them.
+    """
+    D, N = a.shape
+    poles = away_from_zero(a)
+    turns = np.imag(poles) / (2 * math.pi)
+    high = turns.astype(dtype).astype(np.float64)
+    ratio = b / poles
+    columns = (np.real(poles), np.imag(poles), high, turns - high, np.real(ratio), np.imag(ratio))
+    columns = (*columns, np.real(b), np.imag(b), np.real(c), np.imag(c))
+    table = np.zeros((blocks * width, N, COEFFICIENTS), dtype)
+    table[:D] = np.stack(columns, -1)
+    direct = np.zeros(blocks * width, dtype)
+    direct[:D] = d
+    table = table.reshape(blocks, width, N, COEFFICIENTS).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(table), direct
 
 
 @kernel
@@ -154,7 +166,8 @@ def forward(
     L, D, N = u.shape[1], u.shape[2], last.shape[2]
     W, GW = count(one), count(many)
     N2 = N + N % 2
-    x, steps, found, states = 0, TILE * GW, 2 * TILE * GW, 3 * TILE * GW
+    tiles = (p1 - p0) * TILE * GW
+    states = 3 * tiles
     cuts, fresh = np.empty(TILE + 1, np.int64), np.empty(TILE + 1, np.bool_)
     unit = fill(u, 1.0, many)
     for i in range(i0, i1, GW // W):
@@ -163,16 +176,18 @@ def forward(
             m = min(TILE, L - k0)
             follows = k0 > 0 or has_h0
             segments = cut_tile(reset, has_reset, i, L, k0, m, reverse, follows, cuts, fresh)
+            if keep:
+                scatter_states(bounds, i, k0 // TILE, p0, p1, D, work, states, one, many)
+            gather(u, i, k0, m, p0, p1, L, D, reverse, work, 0, one, many)
+            gather_steps(dt, i, k0, m, p0, p1, L, D, reverse, work, tiles, one, many)
             for p in range(p0, p1):
-                gather(u, i, k0, m, p * W, L, D, reverse, work, x, one, many)
-                gather(dt, i, k0, m, p * W, L, D, reverse, work, steps, one, many)
+                x = (p - p0) * TILE * GW
+                steps, found = x + tiles, x + 2 * tiles
                 through = spread(direct, p * W, one, many)
                 for j in range(m):
                     store(work, found + j * GW, mul(through, load(work, x + j * GW, many)))
                 for n in range(N):
                     h = states + ((p - p0) * N2 + n) * 2 * GW
-                    if keep:
-                        scatter_states(bounds, i, k0 // TILE, n, p * W, D, work, h, one, many)
                     at = (p * N + n) * COEFFICIENTS * W
                     cr, ci = _pair(table, at + _C * W, one, many)
                     wr, wi = _pair(table, at + _W * W, one, many)
@@ -192,7 +207,7 @@ def forward(
                             store(work, found + j * GW, sub(seen, mul(ci, hi)))
                     store(work, h, hr)
                     store(work, h + GW, hi)
-                scatter(y, i, k0, m, p * W, L, D, reverse, work, found, one, many)
+            scatter(y, i, k0, m, p0, p1, L, D, reverse, work, 2 * tiles, one, many)
         leave(last, i, p0, p1, N, work, states, one, many)
 
 

@@ -13,8 +13,10 @@ from statewise.ops.diagonal_ssm._tiles import (
     enter,
     gather,
     gather_states,
+    gather_steps,
     leave,
     scatter,
+    scatter_steps,
 )
 from statewise.ops.diagonal_ssm._varying import (
     _B,
@@ -82,12 +84,12 @@ def backward(
     L, D, N = u.shape[1], u.shape[2], dh0.shape[2]
     W, GW = count(one), count(many)
     N2, blocks = N + N % 2, table.shape[0]
-    size = TILE * GW
-    x, steps, v = 0, size, 2 * size
-    found, turned = 3 * size, 4 * size
-    before, growths, total = 5 * size, 7 * size, 9 * size
-    h = total + GRADIENTS * GW
-    carries = h + 2 * GW
+    tiles = (p1 - p0) * TILE * GW
+    before = 5 * tiles
+    growths = before + 2 * TILE * GW
+    total = growths + 2 * TILE * GW
+    bound = total + GRADIENTS * GW
+    carries = bound + (p1 - p0) * N2 * 2 * GW
     cuts, fresh = np.empty(TILE + 1, np.int64), np.empty(TILE + 1, np.bool_)
     unit, half = fill(u, 1.0, many), fill(u, 0.5, many)
     nil = fill(u, 0.0, many)
@@ -99,10 +101,15 @@ def backward(
             m = min(TILE, L - k0)
             follows = k0 > 0 or has_h0
             segments = cut_tile(reset, has_reset, i, L, k0, m, reverse, follows, cuts, fresh)
+            gather(u, i, k0, m, p0, p1, L, D, reverse, work, 0, one, many)
+            gather_steps(dt, i, k0, m, p0, p1, L, D, reverse, work, tiles, one, many)
+            gather(grad_y, i, k0, m, p0, p1, L, D, reverse, work, 2 * tiles, one, many)
+            kept = follows and parameters
+            gather_states(bounds, i, tile, p0, p1, D, N, kept, work, bound, one, many)
             for p in range(p0, p1):
-                gather(dt, i, k0, m, p * W, L, D, reverse, work, steps, one, many)
-                gather(grad_y, i, k0, m, p * W, L, D, reverse, work, v, one, many)
-                gather(u, i, k0, m, p * W, L, D, reverse, work, x, one, many)
+                x = (p - p0) * TILE * GW
+                steps, v = x + tiles, x + 2 * tiles
+                found, turned = x + 3 * tiles, x + 4 * tiles
                 through = spread(direct, p * W, one, many)
                 straightly = nil
                 for j in range(m):
@@ -114,8 +121,7 @@ def backward(
                 for n in range(N):
                     at = (p * N + n) * COEFFICIENTS * W
                     carry = carries + ((p - p0) * N2 + n) * 2 * GW
-                    kept = follows and parameters
-                    gather_states(bounds, i, tile, n, p * W, D, kept, work, h, one, many)
+                    h = bound + ((p - p0) * N2 + n) * 2 * GW
                     _ahead(zoh, table, at, work, x, steps, h, before, growths, cuts, fresh,
                            segments, one, many)  # fmt: skip
                     lr, li = _pair(table, at + _RE * W, one, many)
@@ -176,8 +182,8 @@ def backward(
                         out = ((bundle * blocks + p) * N + n) * GRADIENTS * W
                         for q in range(GRADIENTS):
                             accumulate(sums, out + q * W, load(work, total + q * GW, many), one)
-                scatter(du, i, k0, m, p * W, L, D, reverse, work, found, one, many)
-                if parameters:
-                    scatter(ddt, i, k0, m, p * W, L, D, reverse, work, turned, one, many)
+            scatter(du, i, k0, m, p0, p1, L, D, reverse, work, 3 * tiles, one, many)
+            if parameters:
+                scatter_steps(ddt, i, k0, m, p0, p1, L, D, reverse, work, 4 * tiles, one, many)
         if has_h0:
             leave(dh0, i, p0, p1, N, work, carries, one, many)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from statewise.ops import blocks, pool
-from statewise.ops.arrays import as_array, refuses_cpu, reset_array
+from statewise.ops.arrays import refuses_cpu, reset_array, serial_array
 from statewise.ops.diagonal_ssm import (
     _constant,
     _constant_backward,
@@ -22,11 +22,18 @@ from statewise.ops.diagonal_ssm import (
 from statewise.ops.diagonal_ssm._bundle import GROUP, kind
 from statewise.ops.diagonal_ssm._tiles import SEGMENT
 from statewise.ops.diagonal_ssm.reference import Gradients, bounds_shape, nothing
+from statewise.ops.memory import fresh
 from statewise.ops.precision import accumulation_dtype
-from statewise.ops.simd import WIDE_BYTES
+from statewise.ops.simd_pack import WIDE_BYTES
+
+SHARED_STEPS = True
+"""Whether steps (B, L, 1) need not be written out for all channels."""
 
 TABLES = 320 * 1024
 """Bytes of tables that a sweep over time uses, so that they stay in the second-level cache."""
+
+MIN_TABLE = 2048
+"""Poles that a thread must have tables of before another one is worth waking."""
 
 
 def supports(device: str, dtype: torch.dtype) -> str | None:
@@ -109,8 +116,24 @@ def _run(
     pool.run(calls)
 
 
+def _share(function: Callable[..., None], arguments: tuple, items: int, work: int) -> None:
+    """Call ``function`` on the items in about one part a thread."""
+    count = max(1, min(pool.threads(), items, work // MIN_TABLE))
+    bounds = [items * k // count for k in range(count + 1)]
+    pool.run([partial(function, *arguments, *bounds[k : k + 2]) for k in range(count)])
+
+
 def _complex(x: Tensor) -> np.ndarray:
-    return as_array(x, torch.float64, pairs=True)[..., 0]
+    return serial_array(x, torch.float64).view(np.complex128)[..., 0]
+
+
+def _real(dtype: torch.dtype) -> type:
+    return np.float64 if dtype is torch.float64 else np.float32
+
+
+def _pairs(x: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """Complex numbers as (re, im) in a tensor of its own."""
+    return torch.from_numpy(np.stack((np.real(x), np.imag(x)), -1).astype(_real(dtype)))
 
 
 def _discrete(a: Tensor, b: Tensor, dt: Tensor | None, rule: str) -> tuple[np.ndarray, np.ndarray]:
@@ -133,9 +156,20 @@ def _tables(
         torch.empty((*shape, SEGMENT, 2, sizes.width), dtype=dtype).numpy() for _ in range(2)
     )
     response = torch.empty((sizes.blocks, SEGMENT, sizes.width), dtype=dtype).numpy()
-    direct = np.zeros(sizes.channels) if d is None else as_array(d, torch.float64)
-    _constant.tabulate(a, b, _complex(c), direct, power, slope, drive, read, response)
+    direct = np.zeros(sizes.channels) if d is None else serial_array(d, torch.float64)
+    arguments = (a, b, _complex(c), direct, power, slope, drive, read, response)
+    _share(_constant.tabulate, arguments, sizes.blocks, a.size)
     return power, slope, drive, read, response
+
+
+def _coefficients(
+    a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, sizes: _Sizes, dtype: torch.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients for steps that vary, and the direct term."""
+    direct = np.zeros(sizes.channels) if d is None else serial_array(d, torch.float64)
+    poles, inward, outward = (_complex(x) for x in (a, b, c))
+    size = (sizes.blocks, sizes.width)
+    return _varying.tabulate(poles, inward, outward, direct, *size, _real(dtype))
 
 
 def forward(
@@ -154,19 +188,19 @@ def forward(
     """The compiled bank; arguments and results are those of ``reference.forward``."""
     dtype = accumulation_dtype(u.dtype)
     sizes = _sizes(u, a, dtype)
-    y = torch.empty(u.shape, dtype=dtype)
+    y = fresh(u.shape, dtype)
     last = torch.empty((sizes.batch, *a.shape), dtype=dtype)
-    bounds = torch.empty(bounds_shape(u, a) if keep else 0, dtype=dtype)
+    bounds = fresh(bounds_shape(u, a) if keep else (0,), dtype)
     if sizes.empty:
         return y.to(u.dtype), last, bounds
-    given = as_array(u, dtype)
-    start = last.numpy() if h0 is None else as_array(h0, dtype)
+    given = serial_array(u, dtype)
+    start = last.numpy() if h0 is None else serial_array(h0, dtype)
     resets = (reset_array(reset), reset is not None)
     kept = bounds.numpy() if keep else np.empty((0, 0, 0, 0, 0), given.dtype)
     results = (y.numpy(), last.numpy(), kept, keep, reverse)
     if dt is not None and dt.dim() == 3:
-        table = _varying.tabulate(a, b, c, d, sizes.blocks, sizes.width, dtype)
-        arguments = (given, as_array(dt, dtype), start, h0 is not None, *resets, rule == "zoh",
+        table = _coefficients(a, b, c, d, sizes, dtype)
+        arguments = (given, serial_array(dt, dtype), start, h0 is not None, *resets, rule == "zoh",
                      *table, *results)  # fmt: skip
         _run(_varying.forward, lambda first: arguments, partial(_varying.room, sizes.states),
              sizes, dtype, reset is not None)  # fmt: skip
@@ -197,13 +231,13 @@ def backward(
     """The compiled adjoint; arguments and results are those of ``reference.backward``."""
     dtype = accumulation_dtype(u.dtype)
     sizes = _sizes(u, a, dtype)
-    du = torch.empty(u.shape, dtype=dtype)
+    du = fresh(u.shape, dtype)
     dh0 = None if h0 is None else torch.empty(h0.shape, dtype=dtype)
     if sizes.empty:
         return nothing(du, a, b, c, d, dh0, dt, need_parameters)
-    ends = np.zeros(u.shape, du.numpy().dtype) if grad_y is None else as_array(grad_y, dtype)
+    ends = np.zeros(u.shape, du.numpy().dtype) if grad_y is None else serial_array(grad_y, dtype)
     some = torch.empty((1, *a.shape), dtype=dtype).numpy()
-    inward = (some if grad_last is None else as_array(grad_last, dtype), grad_last is not None)
+    inward = (some if grad_last is None else serial_array(grad_last, dtype), grad_last is not None)
     resets = (reset_array(reset), reset is not None)
     outward = (du.numpy(), some if dh0 is None else dh0.numpy())
     task = _Task(sizes, dtype, reset is not None, ends, inward, h0 is not None, resets, outward)
@@ -249,7 +283,7 @@ def _by_powers(
         return [None] * 5
     sums = task.sums(sizes.padded, 2 * _constant.MOMENTS)
     lags = task.sums(SEGMENT)
-    given, kept = as_array(u, dtype), as_array(bounds, dtype)
+    given, kept = serial_array(u, dtype), serial_array(bounds, dtype)
 
     def arguments_from(first: int) -> tuple:
         return (given, task.ends, *task.inward, kept, task.has_h0, *task.resets, power, slope,
@@ -258,15 +292,15 @@ def _by_powers(
     _run(_constant_backward.backward, arguments_from, room, sizes, dtype, task.single)
     da, db, dc = (torch.empty(a.shape[:2], dtype=torch.complex128) for _ in range(3))
     dd = torch.empty(sizes.channels, dtype=torch.float64)
-    _constant_backward.collect(
-        poles, weights, _complex(c), sums, lags, da.numpy(), db.numpy(), dc.numpy(), dd.numpy()
-    )
+    results = (da.numpy(), db.numpy(), dc.numpy(), dd.numpy())
+    arguments = (poles, weights, _complex(c), sums, lags, *results)
+    _share(_constant_backward.collect, arguments, sizes.channels, poles.size)
     ddt = None
     if dt is not None:
         lam, inner = (torch.view_as_complex(x.double().contiguous()) for x in (a, b))
         da, db, steps = rules.gradients(rule, lam, dt.double().unsqueeze(-1), inner, da, db)
         ddt = steps.sum(-1).to(dtype)
-    pairs = [torch.view_as_real(x).to(dtype) for x in (da, db, dc)]
+    pairs = [_pairs(x.numpy(), dtype) for x in (da, db, dc)]
     return [*pairs, None if d is None else dd.to(dtype), ddt]
 
 
@@ -276,11 +310,13 @@ def _by_steps(
 ) -> list[Tensor | None]:  # fmt: skip
     """Steps that vary: gradients of a, b, c, d and dt, where wanted."""
     sizes, dtype = task.sizes, task.dtype
-    table = _varying.tabulate(a, b, c, d, sizes.blocks, sizes.width, dtype)
-    ddt = torch.empty(u.shape if need_parameters else (0, 0, 0), dtype=dtype)
+    table = _coefficients(a, b, c, d, sizes, dtype)
+    shared = dt.shape[2] != sizes.channels
+    shape = (*u.shape[:2], sizes.blocks) if shared else u.shape
+    ddt = torch.empty(shape if need_parameters else (0, 0, 0), dtype=dtype)
     sums, straight = task.sums(sizes.states, _varying.GRADIENTS), task.sums(1)
-    kept = as_array(bounds, dtype) if need_parameters else np.empty((0,) * 5, task.ends.dtype)
-    given, steps = as_array(u, dtype), as_array(dt, dtype)
+    kept = serial_array(bounds, dtype) if need_parameters else np.empty((0,) * 5, task.ends.dtype)
+    given, steps = serial_array(u, dtype), serial_array(dt, dtype)
 
     def arguments_from(first: int) -> tuple:
         return (given, steps, task.ends, *task.inward, kept, task.has_h0, *task.resets,
@@ -291,13 +327,14 @@ def _by_steps(
     _run(_varying_backward.backward, arguments_from, room, sizes, dtype, task.single)
     if not need_parameters:
         return [None] * 5
-    found = torch.from_numpy(sums).sum(0).permute(0, 3, 1, 2).flatten(0, 1)[: sizes.channels]
-    da, db, dc = torch.view_as_complex(found.unflatten(-1, (3, 2)).contiguous()).unbind(-1)
-    poles = rules.away_from_zero(torch.view_as_complex(a.double().contiguous()))
-    whole = (da, db / poles.conj_physical(), dc)
-    # Copies, because an operator may not return two views of one tensor.
-    pairs = [torch.view_as_real(x).clone().to(dtype) for x in whole]
-    dd = torch.from_numpy(straight).sum((0, 2)).flatten()[: sizes.channels].to(dtype)
+    # (N, 6, blocks, W) to (D, N, 6)
+    found = sums.sum(0).transpose(0, 3, 1, 2).reshape(-1, sizes.states, _varying.GRADIENTS)
+    da, db, dc = np.moveaxis(found[: sizes.channels].copy().view(np.complex128), -1, 0)
+    whole = (da, db / np.conj(_varying.away_from_zero(_complex(a))), dc)
+    pairs = [_pairs(x, dtype) for x in whole]
+    dd = torch.from_numpy(straight.sum((0, 2)).reshape(-1)[: sizes.channels]).to(dtype)
+    if shared:
+        ddt = torch.from_numpy(ddt.numpy().sum(-1, keepdims=True))
     return [*pairs, None if d is None else dd, ddt]
 
 

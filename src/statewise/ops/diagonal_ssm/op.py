@@ -17,6 +17,7 @@ from statewise.ops.arguments import (
 )
 from statewise.ops.diagonal_ssm._library import OP, bank
 from statewise.ops.diagonal_ssm.rules import RULES
+from statewise.ops.pairs import aligned
 from statewise.ops.precision import accumulation_dtype
 
 
@@ -134,11 +135,11 @@ def _pairs(
         x = torch.view_as_real(x.resolve_conj())
     elif form == "real":
         x = torch.stack((x, torch.zeros_like(x)), -1)
-    return x.to(dtype)
+    return aligned(x.to(dtype))
 
 
 def _steps(u: Tensor, dt: Tensor | None, rule: str | None, dtype: torch.dtype) -> Tensor | None:
-    """Steps as (D,) or (B, L, D), or None without a rule."""
+    """Steps as (D,), (B, L, D) or (B, L, 1), or None without a rule."""
     if rule is None:
         if dt is not None:
             raise ValueError(f"{OP}: dt was given without a rule; it must be one of {RULES}")
@@ -155,5 +156,5 @@ def _steps(u: Tensor, dt: Tensor | None, rule: str | None, dtype: torch.dtype) -
             f"{tuple(shapes[1])}, {tuple(shapes[2])} or {tuple(shapes[3])}"
         )
     if dt.dim() == 2:
-        dt = dt.unsqueeze(-1).expand(u.shape)
+        dt = dt.unsqueeze(-1)
     return dt.to(dtype)

@@ -1,7 +1,8 @@
 """The diagonal bank as a readable loop, and its adjoint as one.
 
-Shapes: u and y (B, L, D); a, b, c (D, N, 2); d (D,); h0 and the last state (B, D, N, 2); dt (D,)
-or (B, L, D); reset (B, L); pairs (re, im) on the last axis. See README.md for the derivation.
+Shapes: u and y (B, L, D); a, b, c (D, N, 2); d (D,); h0 and the last state (B, D, N, 2); dt (D,),
+(B, L, D) or (B, L, 1); reset (B, L); pairs (re, im) on the last axis. See README.md for the
+derivation.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ import torch
 from torch import Tensor
 
 from statewise.ops.diagonal_ssm import rules
+from statewise.ops.pairs import from_pairs
 from statewise.ops.precision import accumulation_dtype
+
+SHARED_STEPS = True
+"""Whether steps (B, L, 1) need not be written out for all channels."""
 
 BOUNDARY = 64
 """Steps from one kept state to the next."""
@@ -53,7 +58,7 @@ def nothing(
 
 
 def _number(x: Tensor) -> Tensor:
-    return torch.view_as_complex(x.contiguous())
+    return from_pairs(x)
 
 
 def _pairs(x: Tensor) -> Tensor:
@@ -72,7 +77,7 @@ def _coefficients(
     if dt is None:
         return a, b
     step = dt if dt.dim() == 1 else dt[:, t]
-    return rules.discretise(rule, a, step.unsqueeze(-1), b)
+    return rules.followed(rule, a, step.unsqueeze(-1), b)
 
 
 def _fresh(k: int, t: int, h0: Tensor | None, reset: Tensor | None, like: Tensor) -> Tensor:
@@ -104,7 +109,7 @@ def forward(
         c: output weights, (D, N, 2).
         d: direct term, (D,), or None.
         h0: state before the first step in scan order, (B, D, N, 2), or None.
-        dt: steps, (D,) or (B, L, D); None exactly when ``rule`` is empty.
+        dt: steps, (D,), (B, L, D) or (B, L, 1); None exactly when ``rule`` is empty.
         reset: (B, L) bool, True where the state is zeroed before the step, or None.
         rule: "zoh", "bilinear", or "" for discrete poles.
         reverse: scan from the last step to the first.

@@ -23,7 +23,8 @@ from __future__ import annotations
 import numpy as np
 
 from statewise.ops.jit import kernel
-from statewise.ops.simd import add, load, store, width
+from statewise.ops.simd import add, broadcast, less, load, store, total, width, zero
+from statewise.ops.ssd._panels import WIDE
 from statewise.ops.ssd._tiles import (
     HEADS,
     TILE,
@@ -31,9 +32,10 @@ from statewise.ops.ssd._tiles import (
     add_upper,
     cut,
     decays,
-    dot,
+    dots,
     gather,
     hadamard,
+    inner,
     ladder,
     multiply,
     rescale,
@@ -46,13 +48,13 @@ from statewise.ops.ssd._tiles import (
 @kernel
 def _accumulate(out, first, step, x, so, rows, columns, more):
     """Rows of ``out`` at first + t · step ← row t of x, added to what is there with ``more``."""
-    W = width(out, True)
+    W = width(out, WIDE)
     whole = columns - columns % W
     for t in range(rows):
         i = first + t * step
         for n in range(0, whole, W):
-            value = load(x, t * so + n, True)
-            store(out, i + n, add(value, load(out, i + n, True)) if more else value)
+            value = load(x, t * so + n, WIDE)
+            store(out, i + n, add(value, load(out, i + n, WIDE)) if more else value)
         for n in range(whole, columns):
             out[i + n] = x[t * so + n] + (out[i + n] if more else 0)
 
@@ -68,26 +70,31 @@ def _skip(dD, d, x, first, step, gradient, so, rows, columns):
 
 
 @kernel
-def _crossings(out, first, step, paths, outputs, inputs, through, rows, columns):
+def _crossings(out, first, step, paths, outputs, inputs, through, rows, lanes, columns):
     """Fill ∂log_a of one tile.
 
     ``paths`` are Λ ⊙ S ⊙ R below the diagonal, ``outputs`` and ``inputs`` the second and third
     term of the sum for each step, ``through`` the first.
     """
+    W = width(columns, WIDE)
     columns[:] = 0
     tail = through
     for t in range(rows - 1, -1, -1):
         tail += outputs[t]
-        value = tail
-        for s in range(t):
-            columns[s] += paths[t * TILE + s]
-            value += columns[s] + inputs[s]
-        out[first + t * step] = value
+        here, none = broadcast(columns, t, WIDE), zero(columns, WIDE)
+        value = none
+        for s in range(0, TILE, W):
+            before = load(lanes, s, WIDE)
+            passed = less(before, here, load(paths, t * TILE + s, WIDE), none)
+            passed = add(load(columns, s, WIDE), passed)
+            store(columns, s, passed)
+            value = add(value, less(before, here, add(passed, load(inputs, s, WIDE)), none))
+        out[first + t * step] = tail + total(value)
 
 
 @kernel
 def backward(
-    grad_y, grad_last, has_grad_last, x, a, w, has_w, B, C, D, has_D, has_h0, reset, has_reset,
+    grad_y, grad_last, has_grad_last, x, log_a, w, has_w, B, C, D, has_D, has_h0, reset, has_reset,
     states, gated, o, dx, dlog_a, dw, dB, dC, dD, need_D, dh0, need_x, need_bc, sizes, chunk,
     reverse, items0, items1,
 ):  # fmt: skip
@@ -98,7 +105,7 @@ def backward(
     double precision. ``need_x`` asks for dx and dw, ``need_bc`` for dB, dC and dlog_a.
     """
     L, H, P, G, N = sizes
-    W = width(x, True)
+    W = width(x, WIDE)
     rows_p, rows_n = (P + W - 1) // W * W, (N + W - 1) // W * W
     square = rows_p * rows_n
     per_group = H // G
@@ -123,6 +130,8 @@ def backward(
     outputs = np.zeros(TILE, x.dtype)
     inputs = np.zeros(TILE, x.dtype)
     columns = np.zeros(TILE, x.dtype)
+    lanes = np.arange(TILE).astype(x.dtype)
+    sums = np.zeros(TILE * TILE, x.dtype)
     steps = np.zeros(TILE, x.dtype)
     before = np.zeros(TILE, x.dtype)
     after = np.zeros(TILE, x.dtype)
@@ -134,6 +143,7 @@ def backward(
     e = np.zeros(TILE * rows_p, x.dtype)
     d = np.zeros(TILE * rows_n, x.dtype)
     starts = np.empty(chunk + 1, np.intp)
+    ahead = P if need_x else 0
     slots = np.empty(chunk, np.intp)
     step_x, step_b, step_d = way * H * P, way * G * N, way * G * parts * N
     for item in range(items0, items1):
@@ -179,15 +189,17 @@ def backward(
                     k = starts[m]
                     rows = starts[m + 1] - k
                     t = origin + way * k
-                    whole = decays(a, t * H + j, way * H, rows, steps, before, after)
+                    whole = decays(log_a, t * H + j, way * H, rows, steps, before, after)
                     for r in range(rows):
                         if has_w:
                             after[r] *= w[(t + way * r) * H + j]
-                    gather(v, rows_p, after, x, (t * H + j) * P, step_x, rows, P)
+                    c = (t * H + j) * P
+                    gather(v, rows_p, after, x, c, step_x, rows, P)
                     multiply(
                         h, slots[m + 1] * square, rows_n, slots[m] < 0, whole,
                         h, slots[m] * square, v, 0, 1, rows_p,
                         chunk_b, (k - k0) * rows_n, rows_n, rows, P, rows_n,
+                        x, c + TILE * step_x, step_x, P,
                     )  # fmt: skip
                 for m in range(tiles - 1, -1, -1):
                     k = starts[m]
@@ -196,7 +208,7 @@ def backward(
                     b = (k - k0) * rows_n
                     fresh = slots[m] < 0
                     before_tile = slots[m] * square
-                    whole = decays(a, t * H + j, way * H, rows, steps, before, after)
+                    whole = decays(log_a, t * H + j, way * H, rows, steps, before, after)
                     if has_w:
                         for r in range(rows):
                             weights[r] = w[(t + way * r) * H + j]
@@ -212,7 +224,7 @@ def backward(
                             turn(turned, 0, rows_p, h, before_tile, rows_n, rows_p, rows_n)
                             multiply(
                                 e, 0, rows_p, True, whole, e, 0, chunk_c, b, rows_n, 1,
-                                turned, 0, rows_p, N, rows, rows_p,
+                                turned, 0, rows_p, N, rows, rows_p, o, 0, 0, 0,
                             )  # fmt: skip
                         add_lower(e, rows_p, fresh, before, mixed, u, 0, rows, rows_p)
                         scatter(
@@ -222,7 +234,7 @@ def backward(
                         turn(turned_u, 0, TILE, u, 0, rows_p, TILE, rows_p)
                         multiply(
                             crossed, 0, TILE, True, whole, crossed, 0, q, 0, rows_p, 1,
-                            turned_u, 0, TILE, P, rows, TILE,
+                            turned_u, 0, TILE, P, rows, TILE, dx, c - step_x, -step_x, ahead,
                         )  # fmt: skip
                         hadamard(paths, mixed, crossed, 0, rows * TILE)
                         hadamard(crossed, between, crossed, 0, rows * TILE)
@@ -230,11 +242,11 @@ def backward(
                             multiply(
                                 d, 0, rows_n, True, whole, d, 0, q_decayed, 0, rows_p, 1,
                                 h, before_tile, rows_n, P, rows, rows_n,
+                                dx, c - 5 * step_x, -step_x, ahead,
                             )  # fmt: skip
-                        for r in range(rows):
-                            outputs[r] = 0
-                            if not fresh:
-                                outputs[r] = dot(chunk_c, b + r * rows_n, d, r * rows_n, N)
+                        outputs[:] = 0
+                        if not fresh:
+                            dots(outputs, sums, chunk_c, b, rows_n, d, 0, rows_n, rows, N)
                         add_lower(d, rows_n, fresh, ones, crossed, chunk_b, b, rows, rows_n)
                         c_out = ((t * G + group) * parts + part) * N
                         _accumulate(dC, c_out, step_d, d, rows_n, rows, N, j > j0)
@@ -242,21 +254,19 @@ def backward(
                             multiply(
                                 d, 0, rows_n, True, whole, d, 0, v, 0, rows_p, 1,
                                 g, s, rows_n, P, rows, rows_n,
+                                dx, c - 9 * step_x, -step_x, ahead,
                             )  # fmt: skip
-                        for r in range(rows):
-                            inputs[r] = 0
-                            if alive:
-                                inputs[r] = dot(chunk_b, b + r * rows_n, d, r * rows_n, N)
+                        inputs[:] = 0
+                        if alive:
+                            dots(inputs, sums, chunk_b, b, rows_n, d, 0, rows_n, rows, N)
                         add_upper(d, rows_n, not alive, ones, crossed, chunk_c, b, rows, rows_n)
                         _accumulate(dB, c_out, step_d, d, rows_n, rows, N, j > j0)
                         through = whole * 0
                         if alive and not fresh:
-                            for p in range(P):
-                                through += dot(g, s + p * rows_n, h, before_tile + p * rows_n, N)
-                            through *= whole
+                            through = whole * inner(g, s, h, before_tile, rows_n, P, N)
                         _crossings(
                             dlog_a, t * H + j, way * H, paths, outputs, inputs, through, rows,
-                            columns,
+                            lanes, columns,
                         )  # fmt: skip
                     if need_x:
                         if alive:
@@ -264,11 +274,13 @@ def backward(
                             multiply(
                                 e, 0, rows_p, True, whole, e, 0, chunk_b, b, rows_n, 1,
                                 turned, 0, rows_p, N, rows, rows_p,
+                                dx, c - 13 * step_x, -step_x, ahead,
                             )  # fmt: skip
                         add_upper(e, rows_p, not alive, after, mixed, q, 0, rows, rows_p)
                         if has_w:
+                            dots(outputs, sums, x, c, step_x, e, 0, rows_p, rows, P)
                             for r in range(rows):
-                                dw[(t + way * r) * H + j] = dot(x, c + step_x * r, e, r * rows_p, P)
+                                dw[(t + way * r) * H + j] = outputs[r]
                         scatter(
                             dx, c, step_x, weights, e, rows_p, has_D, D, j * P, grad_y, c, step_x,
                             rows, P,
@@ -278,7 +290,7 @@ def backward(
                     if not fresh:
                         multiply(
                             g, s, rows_n, not alive, whole, g, s, q_decayed, 0, 1, rows_p,
-                            chunk_c, b, rows_n, rows, P, rows_n,
+                            chunk_c, b, rows_n, rows, P, rows_n, grad_y, c - step_x, -step_x, P,
                         )  # fmt: skip
                     alive = not fresh
             alive_last = alive

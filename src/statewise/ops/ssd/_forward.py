@@ -14,12 +14,13 @@ import numpy as np
 
 from statewise.ops.jit import kernel
 from statewise.ops.simd import width
+from statewise.ops.ssd._panels import WIDE
 from statewise.ops.ssd._tiles import (
     HEADS,
     TILE,
-    add_lower,
     cut,
     decays,
+    deliver,
     gather,
     hadamard,
     ladder,
@@ -33,16 +34,16 @@ from statewise.ops.ssd._tiles import (
 
 @kernel
 def forward(
-    x, a, w, has_w, B, C, D, has_D, h0, has_h0, reset, has_reset, y, last, states, keep,
+    x, log_a, w, has_w, B, C, D, has_D, h0, has_h0, reset, has_reset, y, last, states, keep,
     sizes, chunk, reverse, items0, items1,
 ):  # fmt: skip
     """Fill y, ``last`` and with ``keep`` ``states`` for the items [items0, items1).
 
     An item is a sequence, a group and up to HEADS heads of it. Arrays are flat but ``reset``;
-    ``a`` is the decay, exp(log_a); ``sizes`` is (L, H, P, G, N).
+    ``sizes`` is (L, H, P, G, N).
     """
     L, H, P, G, N = sizes
-    W = width(x, True)
+    W = width(x, WIDE)
     rows_p, rows_n = (P + W - 1) // W * W, (N + W - 1) // W * W
     square = rows_p * rows_n
     per_group = H // G
@@ -97,7 +98,7 @@ def forward(
                     fresh = k == 0 and not has_h0
                     if has_reset:
                         fresh = fresh or reset[i, t - i * L]
-                    whole = decays(a, t * H + j, way * H, rows, steps, before, after)
+                    whole = decays(log_a, t * H + j, way * H, rows, steps, before, after)
                     if has_w:
                         for r in range(rows):
                             weights[r] = w[(t + way * r) * H + j]
@@ -106,20 +107,39 @@ def forward(
                     ladder(between, steps, eye, rows)
                     hadamard(mixed, between, similar, (k - k0) * TILE, rows * TILE)
                     q = (k - k0) * rows_n
-                    if not fresh:
-                        multiply(
-                            out, 0, rows_p, True, whole, out, 0, chunk_c, q, rows_n, 1,
-                            h, s, rows_p, N, rows, rows_p,
+                    direct = P % W == 0 and rows % 4 == 0 and not has_D
+                    hop = way * H * P
+                    deliver(
+                        y if direct else out,
+                        o if direct else 0,
+                        hop if direct else rows_p,
+                        fresh,
+                        before,
+                        chunk_c,
+                        q,
+                        rows_n,
+                        h,
+                        rows_p,
+                        s,
+                        N,
+                        mixed,
+                        u,
+                        rows_p,
+                        rows,
+                        rows_p,
+                        x,
+                        o + TILE * hop,
+                        hop,
+                    )
+                    if not direct:
+                        scatter(
+                            y, o, hop, ones, out, rows_p, has_D, D, j * P, x, o, way * H * P,
+                            rows, P,
                         )  # fmt: skip
-                    add_lower(out, rows_p, fresh, before, mixed, u, 0, rows, rows_p)
-                    scatter(
-                        y, o, way * H * P, ones, out, rows_p, has_D, D, j * P, x, o, way * H * P,
-                        rows, P,
-                    )  # fmt: skip
                     rescale(v, after, u, rows_p, rows)
                     multiply(
                         h, s, rows_p, fresh, whole, h, s, chunk_b, q, 1, rows_n,
-                        v, 0, rows_p, rows, N, rows_p,
+                        v, 0, rows_p, rows, N, rows_p, y, o + TILE * hop, hop, P,
                     )  # fmt: skip
         for j in range(j0, j1):
             turn(turned, 0, rows_n, h, (j - j0) * square, rows_p, rows_n, rows_p)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from statewise.ops import dispatch
-from statewise.ops.library import captured_choice, no_second_derivative
+from statewise.ops.library import captured_choice, no_second_derivative, operator
 from statewise.ops.precision import accumulation_dtype
 from statewise.ops.ssd._shapes import chunks
 
@@ -35,11 +35,7 @@ _INPUTS = (
 )
 
 
-@torch.library.custom_op(
-    "statewise::ssd",
-    mutates_args=(),
-    schema=f"({_INPUTS}, bool reverse, bool keep) -> (Tensor, Tensor, Tensor)",
-)
+@operator("ssd", f"({_INPUTS}, bool reverse, bool keep) -> (Tensor, Tensor, Tensor)")
 def core(
     x: Tensor,
     log_a: Tensor,
@@ -73,10 +69,9 @@ def _(x, log_a, w, B, C, D, z, h0, reset, reverse, keep):
     )
 
 
-@torch.library.custom_op(
-    "statewise::ssd_backward",
-    mutates_args=(),
-    schema=f"(Tensor? grad_y, Tensor? grad_last, {_INPUTS}, Tensor states, bool reverse,"
+@operator(
+    "ssd_backward",
+    f"(Tensor? grad_y, Tensor? grad_last, {_INPUTS}, Tensor states, bool reverse,"
     " bool[] needs, str? backend)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )

@@ -17,15 +17,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from statewise.ops.simd import _address, _alignment, _fused, _pack_of, _shuffle
+from statewise.ops.simd_pack import WIDER, address, alignment, fused, pack_of, shuffle
 
 ROWS = 4
 """Rows of a panel: with two packs, eight independent sums keep two multiply-add units busy."""
 
+MANY = bool(llvm.get_host_cpu_features().get("avx512vl"))
+"""Whether there are 32 registers of 512 bits rather than 16 of 256."""
+
+WIDE = WIDER if MANY else True
+"""The kind of pack that fills a register."""
+
+_KIND = types.intp if MANY else types.boolean
 _INDEX = ir.IntType(64)
 
 
@@ -37,9 +45,9 @@ def _operation(function: Callable[..., Any]) -> Callable[..., Any]:
 class _Panel:
     """The sums of one panel while its code is written."""
 
-    def __init__(self, context, builder, array_type, packs: int) -> None:
+    def __init__(self, context, builder, array_type, packs: int, kind=_KIND) -> None:
         self.context, self.builder, self.array_type = context, builder, array_type
-        self.pack = _pack_of(array_type, types.boolean)
+        self.pack = pack_of(array_type, kind)
         self.packs = packs
         self.sums = [
             [cgutils.alloca_once(builder, self.pack.ir_type) for _ in range(packs)]
@@ -54,22 +62,33 @@ class _Panel:
     def place(self, array, offset, pack: int):
         """Address of a pack in a row."""
         offset = self.builder.add(offset, ir.Constant(_INDEX, pack * self.pack.count))
-        return _address(self.context, self.builder, self.array_type, array, offset, self.pack)
+        return address(self.context, self.builder, self.array_type, array, offset, self.pack)
 
     def load(self, array, offset, pack: int):
         loaded = self.builder.load(self.place(array, offset, pack))
-        loaded.align = _alignment(self.pack)
+        loaded.align = alignment(self.pack)
         return loaded
 
     def splat(self, value):
         empty = ir.Constant(self.pack.ir_type, ir.Undefined)
         first = self.builder.insert_element(empty, value, ir.Constant(ir.IntType(32), 0))
-        return _shuffle(self.builder, first, [0] * self.pack.count)
+        return shuffle(self.builder, first, [0] * self.pack.count)
 
     def number(self, array, offset):
         """One element, in every lane."""
         data = self.context.make_array(self.array_type)(self.context, self.builder, array).data
         return self.splat(self.builder.load(self.builder.gep(data, [offset])))
+
+    def clear(self) -> None:
+        for place in (place for row in self.sums for place in row):
+            zero = ir.Constant(self.pack.ir_type, [0.0] * self.pack.count)
+            self.builder.store(zero, place)
+
+    def scale(self, factor: Callable[[int], Any]) -> None:
+        for r, row in enumerate(self.sums):
+            scale = factor(r)
+            for place in row:
+                self.builder.store(self.builder.fmul(self.builder.load(place), scale), place)
 
     def start(self, fresh, out, offset, step, factor: Callable[[int], Any]) -> None:
         """The sums begin at zero where ``fresh``, else at row r of ``out`` times factor(r)."""
@@ -92,14 +111,14 @@ class _Panel:
         for r in rows:
             factor = left(r)
             for place, x in zip(self.sums[r], packs, strict=True):
-                b.store(_fused(b, factor, x, b.load(place)), place)
+                b.store(fused(b, factor, x, b.load(place)), place)
 
     def write(self, out, offset, step) -> None:
         b = self.builder
         for r, row in enumerate(self.sums):
             for v, place in enumerate(row):
                 pointer = self.place(out, self.at(offset, r, step), v)
-                b.store(b.load(place), pointer).align = _alignment(self.pack)
+                b.store(b.load(place), pointer).align = alignment(self.pack)
 
 
 @_operation
@@ -172,6 +191,55 @@ def lower(typingctx, out, o, so, fresh, scale, e, left, l, sl, right, r, sr, fir
 
 
 @_operation
+def output(
+    typingctx, out, o, so, fresh, scale, e, left, l, sl, right, r, sr, depth,
+    within, m, sm, inputs, u, su, first, packs,
+):  # fmt: skip
+    """Set rows of out ← diag(scale) · left · right + tril(within) · inputs.
+
+    Where ``fresh``, the first term is left out. The rows are first … first + ROWS of the second
+    product; ``o``, ``e`` and ``l`` are the places of the first of them in ``out``, of its factor
+    in ``scale`` and of its row in ``left``; ``m`` and ``u`` are those of row 0.
+    """
+    index = types.intp
+    signature = types.void(
+        *(out, index, index, types.boolean, out, index, out, index, index, out, index, index),
+        *(index, out, index, index, out, index, index, index, packs),
+    )
+
+    def codegen(context, builder, signature, args):
+        out_, o_, so_, fresh_, scale_, e_, left_, l_, sl_, right_, r_, sr_, depth_, *rest = args
+        within_, m_, sm_, inputs_, u_, su_, first_, _ = rest
+        panel = _Panel(context, builder, out, packs.literal_value)
+        one = ir.Constant(_INDEX, 1)
+        panel.clear()
+        with builder.if_then(builder.not_(fresh_)):
+            with cgutils.for_range(builder, depth_) as loop:
+                column = builder.add(l_, loop.index)
+                panel.add(
+                    range(ROWS),
+                    lambda i: panel.number(left_, panel.at(column, i, sl_)),
+                    right_,
+                    panel.at(r_, loop.index, sr_),
+                )
+            panel.scale(lambda i: panel.number(scale_, panel.at(e_, i, one)))
+        corner = panel.at(m_, first_, sm_)
+
+        def entries(column):
+            return lambda i: panel.number(within_, panel.at(builder.add(corner, column), i, sm_))
+
+        with cgutils.for_range(builder, first_) as loop:
+            panel.add(range(ROWS), entries(loop.index), inputs_, panel.at(u_, loop.index, su_))
+        for k in range(ROWS):
+            column = builder.add(first_, ir.Constant(_INDEX, k))
+            panel.add(range(k, ROWS), entries(column), inputs_, panel.at(u_, column, su_))
+        panel.write(out_, o_, so_)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@_operation
 def upper(typingctx, out, o, so, fresh, scale, e, left, l, sl, right, r, sr, first, depth, packs):
     """Set rows first … first + ROWS of out ← diag(scale) · out + tril(left)ᵀ · right.
 
@@ -215,7 +283,7 @@ def transpose(typingctx, out, o, so, x, i, si):
 
     def codegen(context, builder, signature, args):
         out_, o_, so_, x_, i_, si_ = args
-        panel = _Panel(context, builder, out, 0)
+        panel = _Panel(context, builder, out, 0, types.boolean)
         side = panel.pack.count
         rows = [panel.load(x_, panel.at(i_, k, si_), 0) for k in range(side)]
         step = 1
@@ -233,24 +301,7 @@ def transpose(typingctx, out, o, so, x, i, si):
             step *= 2
         for k, row in enumerate(rows):
             place = panel.place(out_, panel.at(o_, k, so_), 0)
-            builder.store(row, place).align = _alignment(panel.pack)
+            builder.store(row, place).align = alignment(panel.pack)
         return context.get_dummy_value()
 
     return signature, codegen
-
-
-@_operation
-def total(typingctx, array, pack):
-    """The sum of the elements of a pack, by halves."""
-
-    def codegen(context, builder, signature, args):
-        x = args[1]
-        while (half := x.type.count // 2) >= 1:
-            low, high = (
-                _shuffle(builder, x, range(half)),
-                _shuffle(builder, x, range(half, 2 * half)),
-            )
-            x = builder.fadd(low, high)
-        return builder.extract_element(x, ir.Constant(ir.IntType(32), 0))
-
-    return array.dtype(array, pack), codegen

@@ -19,6 +19,7 @@ from statewise.ops.arguments import (
 )
 from statewise.ops.precision import accumulation_dtype
 from statewise.ops.ssd._library import core
+from statewise.ops.ssd._steps import steps
 
 
 def ssd(
@@ -104,8 +105,14 @@ def ssd(
             check_shape(name, "D", D, (heads, width), because)
         D = D.to(acc)
         D = D[:, None].expand(heads, width) if D.dim() == 1 else D
-    delta = step_sizes(dt, dt_bias, softplus, dt_limit, acc)
-    return _call(x, delta * A.to(acc), delta, B, C, D, z, h0, reset, reverse)
+    A = A.to(acc)
+    if x.device.type == "cpu":
+        bias = None if dt_bias is None else dt_bias.to(acc)
+        log_a, delta = steps(dt.to(acc), A, bias, softplus, float(low), float(high))
+    else:
+        delta = step_sizes(dt, dt_bias, softplus, dt_limit, acc)
+        log_a = delta * A
+    return _call(x, log_a, delta, B, C, D, z, h0, reset, reverse)
 
 
 def linear_attention(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu
+from torch.nn.functional import silu, softplus
 
 from statewise.ops.precision import accumulation_dtype
 from statewise.ops.ssd._library import present
@@ -184,3 +184,50 @@ def backward(
         gradient.to(like.dtype) if need else like.new_empty(0)
         for gradient, like, need in zip(gradients, likes, needs, strict=True)
     )
+
+
+def steps(
+    dt: Tensor, A: Tensor, bias: Tensor | None, soft: bool, low: float, high: float
+) -> tuple[Tensor, Tensor]:
+    """log_a = Δ A and Δ = clamp(softplus(dt + bias), low, high), softplus where ``soft``.
+
+    Args:
+        dt: (B, L, H).
+        A: (H,).
+        bias: (H,), or None for 0.
+        soft: whether log(1 + exp(·)) is taken before the clamp.
+        low: least Δ.
+        high: largest Δ.
+
+    Returns:
+        log_a and Δ, (B, L, H).
+    """
+    delta = dt.clone() if bias is None else dt + bias
+    if soft:
+        # The default threshold of torch replaces softplus by the identity from 20 on, which is
+        # exact in float32 and 2e-9 off in float64.
+        delta = softplus(delta, threshold=40.0)
+    delta = delta.clamp(low, high)
+    return delta * A, delta
+
+
+def steps_backward(
+    dlog_a: Tensor | None,
+    ddelta: Tensor | None,
+    dt: Tensor,
+    A: Tensor,
+    bias: Tensor | None,
+    soft: bool,
+    low: float,
+    high: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of dt, A and the bias from those of log_a and Δ, None for zero."""
+    through = torch.zeros_like(dt) if dlog_a is None else dlog_a
+    direct = torch.zeros_like(dt) if ddelta is None else ddelta
+    raw = dt if bias is None else dt + bias
+    free = softplus(raw, threshold=40.0) if soft else raw
+    inside = (free >= low) & (free <= high)
+    ddt = torch.where(inside, through * A + direct, torch.zeros_like(dt))
+    if soft:
+        ddt = ddt * raw.sigmoid()
+    return ddt, (through * free.clamp(low, high)).sum((0, 1)), ddt.sum((0, 1))
