@@ -23,22 +23,18 @@ def refuses_cpu(op: str, device: str) -> str | None:
 
 
 def as_array(x: Tensor, dtype: torch.dtype, pairs: bool = False) -> np.ndarray:
-    """The tensor as a contiguous array of ``dtype``; with ``pairs``, (re, im) become complex."""
-    if x.dtype is not dtype:
-        x = x.to(dtype)
-    array = x.detach().contiguous().numpy()
-    return array.view(_COMPLEX[dtype]) if pairs else array
+    """The tensor as a contiguous array of ``dtype``; with ``pairs``, (re, im) become complex.
 
-
-def serial_array(x: Tensor, dtype: torch.dtype) -> np.ndarray:
-    """:func:`as_array` without torch's threads.
-
-    They would spin for some milliseconds after a copy, on cores that the kernel behind it needs.
+    Made without torch's threads, which would spin for some milliseconds after a copy, on cores that
+    the kernel behind it needs.
     """
-    if x.dtype not in _COMPLEX:
-        return as_array(x, dtype)
-    wide = np.float64 if dtype is torch.float64 else np.float32
-    return np.ascontiguousarray(x.detach().numpy(), wide)
+    x = x.detach().resolve_neg()
+    if x.dtype in _COMPLEX:
+        wide = np.float64 if dtype is torch.float64 else np.float32
+        array = np.asarray(x.numpy(), wide, order="C")
+    else:
+        array = x.to(dtype).contiguous().numpy()
+    return array.view(_COMPLEX[dtype]) if pairs else array
 
 
 def reset_array(reset: Tensor | None) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from statewise.ops import blocks, pool
-from statewise.ops.arrays import refuses_cpu, reset_array, serial_array
+from statewise.ops.arrays import as_array, refuses_cpu, reset_array
 from statewise.ops.diagonal_ssm import (
     _constant,
     _constant_backward,
@@ -124,7 +124,7 @@ def _share(function: Callable[..., None], arguments: tuple, items: int, work: in
 
 
 def _complex(x: Tensor) -> np.ndarray:
-    return serial_array(x, torch.float64).view(np.complex128)[..., 0]
+    return as_array(x, torch.float64).view(np.complex128)[..., 0]
 
 
 def _real(dtype: torch.dtype) -> type:
@@ -156,7 +156,7 @@ def _tables(
         torch.empty((*shape, SEGMENT, 2, sizes.width), dtype=dtype).numpy() for _ in range(2)
     )
     response = torch.empty((sizes.blocks, SEGMENT, sizes.width), dtype=dtype).numpy()
-    direct = np.zeros(sizes.channels) if d is None else serial_array(d, torch.float64)
+    direct = np.zeros(sizes.channels) if d is None else as_array(d, torch.float64)
     arguments = (a, b, _complex(c), direct, power, slope, drive, read, response)
     _share(_constant.tabulate, arguments, sizes.blocks, a.size)
     return power, slope, drive, read, response
@@ -166,7 +166,7 @@ def _coefficients(
     a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, sizes: _Sizes, dtype: torch.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients for steps that vary, and the direct term."""
-    direct = np.zeros(sizes.channels) if d is None else serial_array(d, torch.float64)
+    direct = np.zeros(sizes.channels) if d is None else as_array(d, torch.float64)
     poles, inward, outward = (_complex(x) for x in (a, b, c))
     size = (sizes.blocks, sizes.width)
     return _varying.tabulate(poles, inward, outward, direct, *size, _real(dtype))
@@ -193,14 +193,14 @@ def forward(
     bounds = fresh(bounds_shape(u, a) if keep else (0,), dtype)
     if sizes.empty:
         return y.to(u.dtype), last, bounds
-    given = serial_array(u, dtype)
-    start = last.numpy() if h0 is None else serial_array(h0, dtype)
+    given = as_array(u, dtype)
+    start = last.numpy() if h0 is None else as_array(h0, dtype)
     resets = (reset_array(reset), reset is not None)
     kept = bounds.numpy() if keep else np.empty((0, 0, 0, 0, 0), given.dtype)
     results = (y.numpy(), last.numpy(), kept, keep, reverse)
     if dt is not None and dt.dim() == 3:
         table = _coefficients(a, b, c, d, sizes, dtype)
-        arguments = (given, serial_array(dt, dtype), start, h0 is not None, *resets, rule == "zoh",
+        arguments = (given, as_array(dt, dtype), start, h0 is not None, *resets, rule == "zoh",
                      *table, *results)  # fmt: skip
         _run(_varying.forward, lambda first: arguments, partial(_varying.room, sizes.states),
              sizes, dtype, reset is not None)  # fmt: skip
@@ -235,9 +235,9 @@ def backward(
     dh0 = None if h0 is None else torch.empty(h0.shape, dtype=dtype)
     if sizes.empty:
         return nothing(du, a, b, c, d, dh0, dt, need_parameters)
-    ends = np.zeros(u.shape, du.numpy().dtype) if grad_y is None else serial_array(grad_y, dtype)
+    ends = np.zeros(u.shape, du.numpy().dtype) if grad_y is None else as_array(grad_y, dtype)
     some = torch.empty((1, *a.shape), dtype=dtype).numpy()
-    inward = (some if grad_last is None else serial_array(grad_last, dtype), grad_last is not None)
+    inward = (some if grad_last is None else as_array(grad_last, dtype), grad_last is not None)
     resets = (reset_array(reset), reset is not None)
     outward = (du.numpy(), some if dh0 is None else dh0.numpy())
     task = _Task(sizes, dtype, reset is not None, ends, inward, h0 is not None, resets, outward)
@@ -283,7 +283,7 @@ def _by_powers(
         return [None] * 5
     sums = task.sums(sizes.padded, 2 * _constant.MOMENTS)
     lags = task.sums(SEGMENT)
-    given, kept = serial_array(u, dtype), serial_array(bounds, dtype)
+    given, kept = as_array(u, dtype), as_array(bounds, dtype)
 
     def arguments_from(first: int) -> tuple:
         return (given, task.ends, *task.inward, kept, task.has_h0, *task.resets, power, slope,
@@ -315,8 +315,8 @@ def _by_steps(
     shape = (*u.shape[:2], sizes.blocks) if shared else u.shape
     ddt = torch.empty(shape if need_parameters else (0, 0, 0), dtype=dtype)
     sums, straight = task.sums(sizes.states, _varying.GRADIENTS), task.sums(1)
-    kept = serial_array(bounds, dtype) if need_parameters else np.empty((0,) * 5, task.ends.dtype)
-    given, steps = serial_array(u, dtype), serial_array(dt, dtype)
+    kept = as_array(bounds, dtype) if need_parameters else np.empty((0,) * 5, task.ends.dtype)
+    given, steps = as_array(u, dtype), as_array(dt, dtype)
 
     def arguments_from(first: int) -> tuple:
         return (given, steps, task.ends, *task.inward, kept, task.has_h0, *task.resets,

@@ -45,6 +45,11 @@ def _flat(x: Tensor) -> np.ndarray:
     return x.view(-1).numpy()
 
 
+def _total(x: Tensor) -> Tensor:
+    """The sum over the first axis, without torch's threads."""
+    return x[0] if len(x) == 1 else torch.from_numpy(x.numpy().sum(0))
+
+
 class _Inputs(NamedTuple):
     """The arrays that both kernels read."""
 
@@ -223,14 +228,14 @@ def backward(
     found = (
         layout.narrow(du, 2),
         layout.narrow(ddt, 2),
-        layout.by_channel(dA.sum(0), 0),
+        layout.by_channel(_total(dA), 0),
         *(
-            layout.by_channel(total.sum(0), 0) if fixed else g[0] if teams.count == 1 else g.sum(0)
+            layout.by_channel(_total(total), 0) if fixed else _total(g)
             for g, total, fixed in zip((dB, dC), (sum_B, sum_C), constant, strict=True)
         ),
-        layout.narrow(dD.sum(0), 0),
+        layout.narrow(_total(dD), 0),
         layout.narrow(dz, 2),
-        layout.narrow(dbias.sum(0), 0),
+        layout.narrow(_total(dbias), 0),
         layout.by_channel(dh0, 1) if h0 is not None else dh0,
     )
     inputs = (u, dt, A, B, C, D, z, dt_bias, h0)

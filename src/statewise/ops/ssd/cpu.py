@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from statewise.ops import pool
-from statewise.ops.arrays import refuses_cpu, reset_array, serial_array
+from statewise.ops.arrays import as_array, refuses_cpu, reset_array
 from statewise.ops.memory import fresh
 from statewise.ops.precision import accumulation_dtype
 from statewise.ops.simd_pack import WIDE_BYTES
@@ -32,7 +32,7 @@ def _flat(x: Tensor | None, dtype: torch.dtype) -> np.ndarray:
     return (
         np.empty(1, np.float64 if dtype is torch.float64 else np.float32)
         if x is None
-        else (serial_array(x, dtype).reshape(-1))
+        else (as_array(x, dtype).reshape(-1))
     )
 
 
