@@ -22,7 +22,7 @@ from statewise.compress import (
     reduce,
 )
 from statewise.compress.search import largest_cut
-from statewise.compress.writing import written
+from statewise.compress.writing import Place, written
 from statewise.data import Record
 from statewise.lti import StateSpace, Trapezoid, balanced_truncation, h2_norm, hinf_norm
 from statewise.models import (
@@ -36,6 +36,7 @@ from statewise.models import (
     save_model,
 )
 from statewise.nn import (
+    GSS,
     LRU,
     LTI,
     S4D,
@@ -225,6 +226,8 @@ def test_sequence_models_get_a_block_for_each_layer(tmp_path) -> None:
     model = SequenceModel(2, 1, config, seed=0).eval()
     found = reduce(model, to=[2, 4])
     assert [block.name for block in found.blocks] == ["blocks.0.layer", "blocks.2.layer"]
+    assert found.untouched == ("blocks.1.layer (Mamba)", "blocks.3.layer (Mamba)")
+    assert str(found).endswith("as they were: blocks.1.layer (Mamba), blocks.3.layer (Mamba)")
     assert found.model.config.repeat == 1
     assert len(found.model.config.blocks) == 4
     save_model(found.model, tmp_path / "model")
@@ -265,7 +268,7 @@ AWKWARD = {
 @torch.no_grad()
 def test_awkward_poles_are_written_within_a_small_error(A, dtype, size) -> None:
     given_system, like = system(A, dtype)
-    layer = written([given_system], like)
+    layer = written([given_system], Place.of(like, bank=False))
     made = layer_modes(layer)
     assert made.poles.abs().max() < 1
     gain = float(hinf_norm(given_system).upper)
@@ -281,7 +284,7 @@ def test_awkward_poles_are_written_within_a_small_error(A, dtype, size) -> None:
 @torch.no_grad()
 def test_negative_real_poles_run_as_such_in_float32() -> None:
     given_system, like = system([[-0.95, 0.0], [0.0, -0.2]], torch.float32)
-    layer = written([given_system], like)
+    layer = written([given_system], Place.of(like, bank=False))
     u = torch.randn(1, 300, 1)
     s, expected = torch.zeros(2, dtype=torch.float64), []
     for k in range(300):
@@ -295,10 +298,10 @@ def test_what_no_diagonal_form_is_near_is_refused() -> None:
     A = 0.9 * np.eye(12) + np.eye(12, k=1)
     given_system, like = system(A.tolist(), torch.float32)
     with pytest.raises(ValueError, match="has no diagonal form: its eigenvectors have condition"):
-        written([given_system], like)
+        written([given_system], Place.of(like, bank=False))
     unstable, like = system([[1.1]], torch.float32)
     with pytest.raises(ValueError, match=r"a pole of modulus 1\.1"):
-        written([unstable], like)
+        written([unstable], Place.of(like, bank=False))
 
 
 # --- a loss of fit
@@ -372,8 +375,10 @@ def test_refusals_say_what_was_given() -> None:
         reduce(model, to=True)
     with pytest.raises(TypeError, match="a method such as"):
         reduce(model, to=3, method=BalancedTruncation)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no linear layers"):
-        reduce(deep(Mamba.spec(d_state=4), dtype=torch.float32), to=3)
+    for kind in (Mamba, GSS):
+        said = rf"no linear layers to reduce: it has blocks\.0\.layer \({kind.__name__}\)"
+        with pytest.raises(ValueError, match=said):
+            reduce(deep(kind.spec(d_state=4), dtype=torch.float32), to=3)
     with pytest.raises(ValueError, match="a layer alone"):
         reduce(LRU(2, 2, 4), to=3)
     with pytest.raises(TypeError, match="LanguageModel"):
@@ -392,6 +397,7 @@ def test_a_result_reads_and_draws() -> None:
     assert len(figure.axes) == 2
     assert found.blocks[0].values.shape == (3, 8)
     assert found.parameters_after == sum(p.numel() for p in found.model.parameters())
+    assert not found.untouched
 
 
 def test_errors_need_not_be_measured() -> None:

@@ -13,13 +13,17 @@ from torch import Tensor
 from statewise._config import register
 from statewise.lti import (
     StateSpace,
-    balanced_truncation,
+    balanced_realisation,
     from_diagonal,
     h2_reduction,
-    hankel_singular_values,
     singular_perturbation,
+    to_diagonal,
 )
 from statewise.lti.diagonal_form import DiagonalForm
+from statewise.lti.reduction import Reduction
+
+DEPENDENT = 1e6
+"""Condition of eigenvectors from which on modes are not read from a matrix: they lose digits."""
 
 
 class Reduced(NamedTuple):
@@ -35,24 +39,47 @@ class Reduced(NamedTuple):
 
 
 class Plant:
-    """One linear system in its modes, and what methods ask of it.
+    """One linear system, and what methods ask of it.
 
     Args:
-        form: the modes, one of each conjugate pair, without batch.
+        given: a real system, or its modes, one of each conjugate pair; without batch.
     """
 
-    def __init__(self, form: DiagonalForm) -> None:
-        self.form = form
+    def __init__(self, given: StateSpace | DiagonalForm) -> None:
+        self.given = given
 
     @cached_property
     def system(self) -> StateSpace:
         """The system with real matrices."""
-        return from_diagonal(self.form)
+        given = self.given
+        return from_diagonal(given) if isinstance(given, DiagonalForm) else given
+
+    @cached_property
+    def form(self) -> DiagonalForm:
+        """The modes, one of each conjugate pair.
+
+        Raises:
+            ValueError: a system of matrices whose eigenvectors are nearly dependent.
+        """
+        if isinstance(self.given, DiagonalForm):
+            return self.given
+        condition = float(torch.linalg.cond(torch.linalg.eig(self.given.A)[1]))
+        if not condition <= DEPENDENT:
+            raise ValueError(
+                f"the modes of a system of {self.given.n_states} states are nearly dependent: its "
+                f"eigenvectors have condition {condition:.3g}, above {DEPENDENT:g}"
+            )
+        return to_diagonal(self.given, half=True)
+
+    @cached_property
+    def balanced(self) -> Reduction:
+        """The system in balanced states."""
+        return balanced_realisation(self.system)
 
     @cached_property
     def hankel(self) -> Tensor:
         """Hankel singular values, (n,), descending."""
-        return hankel_singular_values(self.system)
+        return self.balanced.values
 
     @cached_property
     def shares(self) -> Tensor:
@@ -102,8 +129,9 @@ class BalancedTruncation(_ByHankelValues):
 
     def reduce(self, plant: Plant, order: int) -> Reduced:
         """See :meth:`ReductionMethod.reduce`."""
-        found = balanced_truncation(plant.system, order)
-        return Reduced(found.system, _number(found.bound))
+        A, B, C, D = plant.balanced.system.matrices
+        part = StateSpace(A[:order, :order], B[:order], C[:, :order], D, plant.system.dt)
+        return Reduced(part, float(2 * plant.hankel[order:].sum()))
 
 
 @register

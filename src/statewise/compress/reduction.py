@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from statewise.compress.methods import BalancedTruncation, Plant, Reduced, ReductionMethod
+from statewise.compress.methods import BalancedTruncation, Reduced, ReductionMethod
+from statewise.compress.reading import LinearLayer, linear_layers
 from statewise.compress.result import BlockReduction, ModelReduction
 from statewise.compress.search import largest_cut
-from statewise.compress.writing import layer_spec, written
+from statewise.compress.writing import Place, UnwritableError, layer_spec, written
 from statewise.data.record import Record
 from statewise.lti import StateSpace, from_diagonal, hinf_norm
 from statewise.lti.diagonal_form import DiagonalForm
 from statewise.models import DeepWiener, LanguageModel, SequenceModel
-from statewise.nn import LTI, Layer, LayerSpec
-from statewise.nn.coupling import BankCoupling
+from statewise.nn import LTI, Block, Gated, Layer, LayerSpec, WienerBlock
 from statewise.nn.modes import layer_modes
 from statewise.train import FreeRunError, InitialState
 
@@ -40,20 +40,28 @@ def reduce(
 ) -> ModelReduction:
     """Reduce every linear layer of a trained model, to given orders or to a given loss of fit.
 
-    Each :class:`~statewise.nn.LTI` layer (LRU, S4D, S5 and their relatives) is read as the linear
-    system that it is at its nominal step, reduced, brought to diagonal form and written as a layer
-    again, which runs on the same kernels. A layer that keeps its order stays as it is. The model
-    that is given is not changed. A reduced layer holds its input over other steps than the nominal
-    one as the LRU does; the bounds are for the nominal step.
+    Layers that are linear and time-invariant are LTI and its relatives (LRU, S4D, S5), S4, DSS,
+    LSSL, EMA, Companion, LongConv and L2Bounded. Each is read as the system that it is at its
+    nominal step, one for each channel where it is a bank, reduced, then brought to diagonal form
+    and written as an :class:`~statewise.nn.LTI` layer, which runs on the same kernels. Systems
+    whose modes are hardly independent, as those of S4 and LSSL, are reduced as matrices, and only
+    what is left is made diagonal. A layer that keeps its order stays as it is, and so does one that
+    is not linear or not stable, that is inside another layer than Gated, or that a method of modes
+    cannot read; the result names the layers of blocks that stay. The model that is given is not
+    changed. A reduced layer holds its input over other steps than the nominal one as the LRU does;
+    the bounds are for the nominal step. The bound on the gain that an L2Bounded layer has for every
+    value of its parameters is not kept: the layer in its place has that gain plus the error at
+    most, until it is trained on. In a model with a prescribed gain it stays.
 
     With ``tolerance``, orders are looked for in two ways: by bisection over a common threshold,
     where the values left out are the same fraction of all in every layer, and then greedily, the
-    layer first that loses least for each state. Every candidate is simulated in free run on the
-    data, so these must be validation data, not those on which the model will be judged.
+    layer first that loses least for each state. Orders at which a system is no layer are passed
+    over. Every candidate is simulated in free run on the data, so these must be validation data,
+    not those on which the model will be judged.
 
     Args:
         model: a :class:`~statewise.models.DeepWiener`, a :class:`~statewise.models.SequenceModel`,
-            or any module with LTI layers inside.
+            or any module with such layers inside.
         to: the order of every layer: real states to keep, a conjugate pair counting two, or a
             fraction of them below or equal to 1.0; one for all layers or a sequence with one for
             each. For a bank it is that of each channel.
@@ -94,7 +102,7 @@ def reduce(
                 raise ValueError("tolerance is a loss of fit, and data to measure it are missing")
             if not tolerance >= 0:
                 raise ValueError(f"tolerance is 0 or more points of FIT; given {tolerance}")
-            orders = largest_cut(work.cut_values, work.build, score, tolerance)
+            orders = largest_cut(work.cut_values, work.built_or_none, score.or_worst, tolerance)
         smaller = work.build(orders)
         return ModelReduction(
             model=smaller,
@@ -104,6 +112,7 @@ def reduce(
             fit_after=None if score is None else score(smaller),
             parameters_before=_count(model),
             parameters_after=_count(smaller),
+            untouched=work.untouched,
         )
 
 
@@ -116,17 +125,17 @@ class _Fit:
     def __call__(self, model: nn.Module) -> float:
         return 100 * (1 - self.error(cast(Layer, model), self.initial_state))
 
+    def or_worst(self, model: nn.Module | None) -> float:
+        """The same; −∞ where there is no model."""
+        return -math.inf if model is None else self(model)
+
 
 class _Block:
     """A linear layer, its systems, and its reductions so far."""
 
-    def __init__(self, names: list[str], layer: LTI, method: ReductionMethod) -> None:
-        self.names, self.layer, self.method = names, layer, method
-        form = layer_modes(layer)
-        self.plants = [Plant(form)]
-        if isinstance(layer.coupling, BankCoupling):
-            parts = zip(form.poles, form.B, form.C, form.D, strict=True)
-            self.plants = [Plant(DiagonalForm(*part, dt=form.dt, half=True)) for part in parts]
+    def __init__(self, found: LinearLayer, method: ReductionMethod) -> None:
+        self.names, self.layer, self.plants, self.bank, self.states = found
+        self.method = method
         self.order = max(plant.system.n_states for plant in self.plants)
         self._found: dict[int, tuple[list[Reduced], LTI]] = {}
 
@@ -147,9 +156,10 @@ class _Block:
                 for plant in self.plants
             ]
             try:
-                layer = written([one.system for one in systems], self.layer)
-            except ValueError as error:
-                raise ValueError(f"{self.names[0]} at order {order}: {error}") from error
+                place = Place.of(self.layer, bank=self.bank)
+                layer = written([one.system for one in systems], place)
+            except UnwritableError as error:
+                raise UnwritableError(f"{self.names[0]} at order {order}: {error}") from error
             self._found[order] = systems, layer
         return self._found[order]
 
@@ -159,10 +169,11 @@ class _Block:
         for row, plant in zip(hankel, self.plants, strict=True):
             row[: len(plant.hankel)] = plant.hankel.cpu().numpy()
         gain = max(_size(plant.system) for plant in self.plants) if certify else math.nan
-        kept, bound, rounding, error = self.layer, 0.0, 0.0, 0.0
-        after = self.order
+        bound, rounding, error = 0.0, 0.0, 0.0
+        after, states = self.order, self.states
         if order < self.order:
             systems, kept = self.reduced(order)
+            states = kept.d_state
             ideal = [_real(one.system) for one in systems]
             after = max(system.n_states for system in ideal)
             bounds = [one.bound for one in systems]
@@ -176,11 +187,11 @@ class _Block:
                 error = max(_size(a - b) for a, b in zip(plants, alone, strict=True))
         return BlockReduction(
             name=self.names[0],
-            values=hankel if isinstance(self.layer.coupling, BankCoupling) else hankel[0],
+            values=hankel if self.bank else hankel[0],
             order_before=self.order,
             order_after=after,
-            states_before=self.layer.d_state,
-            states_after=kept.d_state,
+            states_before=self.states,
+            states_after=states,
             gain=gain,
             bound=bound,
             rounding=rounding,
@@ -193,20 +204,17 @@ class _Work:
 
     def __init__(self, model: nn.Module, method: ReductionMethod) -> None:
         self.model = model
-        names: dict[int, list[str]] = {}
-        layers: dict[int, LTI] = {}
-        for name, module in model.named_modules(remove_duplicate=False):
-            if isinstance(module, LTI):
-                names.setdefault(id(module), []).append(name)
-                layers[id(module)] = module
+        layers, self.untouched = linear_layers(model, method)
         if not layers:
+            given = f": it has {', '.join(self.untouched)}" if self.untouched else ""
             raise ValueError(
-                f"{type(model).__name__} has no linear layers to reduce; LTI layers such as LRU, "
-                f"S4D and S5 are"
+                f"{type(model).__name__} has no linear layers to reduce{given}; layers that are "
+                f"stable and linear are: LTI, LRU, S4D, S5 and their relatives, S4, DSS, LSSL, "
+                f"EMA, Companion, LongConv and L2Bounded"
             )
-        if "" in names[next(iter(names))]:
+        if "" in layers[0].names:
             raise ValueError("a layer alone was given; a model that holds it is needed")
-        self.blocks = [_Block(names[key], layer, method) for key, layer in layers.items()]
+        self.blocks = [_Block(layer, method) for layer in layers]
 
     @property
     def cut_values(self) -> list[np.ndarray]:
@@ -221,6 +229,13 @@ class _Work:
             raise ValueError(f"to has {len(to)} orders; the model has {len(self.blocks)} layers")
         return [_order(size, block.order) for size, block in zip(to, self.blocks, strict=True)]
 
+    def built_or_none(self, orders: Sequence[int]) -> Any:
+        """The same as :meth:`build`; None where a system of such an order is no layer."""
+        try:
+            return self.build(orders)
+        except UnwritableError:
+            return None
+
     def build(self, orders: Sequence[int]) -> Any:
         """A copy of the model whose layers have these orders."""
         made = copy.deepcopy(self.model)
@@ -234,6 +249,11 @@ class _Work:
                 specs[name] = layer_spec(layer)
         if isinstance(made, DeepWiener | SequenceModel):
             _configure(made, specs)
+        if isinstance(made, DeepWiener):
+            for part in made.blocks:
+                # What it is when the model is built from its config.
+                if type(part) is Block and isinstance(part.layer, LTI):
+                    part.__class__ = WienerBlock
         return made
 
 
@@ -242,28 +262,33 @@ def _configure(model: DeepWiener | SequenceModel, specs: dict[str, LayerSpec]) -
     if not specs:
         return
     given = {f"blocks.{k}.layer": k for k in range(len(model.blocks))}
-    inner = sorted(set(specs) - set(given))
+    within = {f"{name}.inner": k for name, k in given.items() if _is_gated(model.blocks[k])}
+    inner = sorted(set(specs) - set(given) - set(within))
     if inner:
         raise ValueError(f"the config of a {type(model).__name__} cannot hold a smaller {inner[0]}")
-    at = {given[name]: spec for name, spec in specs.items()}
     if isinstance(model, SequenceModel):
-        blocks = model.config.blocks * model.config.repeat
-        blocks = tuple(
-            dataclasses.replace(block, layer=at.get(k, block.layer))
-            for k, block in enumerate(blocks)
-        )
+        blocks = list(model.config.blocks * model.config.repeat)
+        layers = [block.layer for block in blocks]
+    else:
+        options = ("d_state", "poles", "coupling", "simulator", "bias")
+        usual = LayerSpec("LTI", {name: getattr(model.config, name) for name in options})
+        layers = [usual if spec is None else spec for spec in model.config.layers]
+    for name, spec in specs.items():
+        if name in given:
+            layers[given[name]] = spec
+        else:
+            outer = layers[within[name]]
+            layers[within[name]] = LayerSpec(outer.layer, {**outer.options, "inner": spec})
+    if isinstance(model, SequenceModel):
+        pairs = zip(blocks, layers, strict=True)
+        blocks = tuple(dataclasses.replace(block, layer=layer) for block, layer in pairs)
         model.config = dataclasses.replace(model.config, blocks=blocks, repeat=1)
-        return
-    config = model.config
-    usual = {
-        name: getattr(config, name)
-        for name in ("d_state", "poles", "coupling", "simulator", "bias")
-    }
-    layers = [
-        at.get(k, LayerSpec("LTI", usual) if spec is None else spec)
-        for k, spec in enumerate(config.layers)
-    ]
-    model.config = dataclasses.replace(config, layer=tuple(layers))
+    else:
+        model.config = dataclasses.replace(model.config, layer=tuple(layers))
+
+
+def _is_gated(block: nn.Module) -> bool:
+    return isinstance(block, Block) and isinstance(block.layer, Gated)
 
 
 def _order(size: Size, full: int) -> int:

@@ -58,6 +58,8 @@ class ModelReduction:
         fit_after: the same of the reduced model.
         parameters_before: trained numbers of the whole model before.
         parameters_after: the same of the reduced model.
+        untouched: layers of blocks that cannot be reduced, with their kind, such as
+            "blocks.1.layer (Mamba)", and what keeps a linear one, such as ", not stable".
     """
 
     model: Any
@@ -67,10 +69,11 @@ class ModelReduction:
     fit_after: float | None
     parameters_before: int
     parameters_after: int
+    untouched: tuple[str, ...] = ()
 
     @property
     def removed(self) -> float:
-        """Fraction of the stored states that are gone, over all layers."""
+        """Fraction of the stored states that are gone, over all ``blocks``."""
         before = sum(block.states_before for block in self.blocks)
         return 1 - sum(block.states_after for block in self.blocks) / before
 
@@ -91,6 +94,8 @@ class ModelReduction:
                 f"{block.name:{width}}  {order:>9}  {states:>9}  {block.gain:9.3g}  "
                 f"{block.error:9.3g}  {bound:>9}"
             )
+        if self.untouched:
+            lines.append(f"as they were: {', '.join(self.untouched)}")
         return "\n".join(lines)
 
     def plot(self) -> Figure:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from statewise.lti import StateSpace, from_diagonal, hinf_norm, to_diagonal
 from statewise.lti.diagonal_form import DiagonalForm
-from statewise.nn import LTI, Bank, Dense, LayerSpec, PolarDiagonal
+from statewise.nn import FFT, LTI, Auto, Bank, Dense, Layer, LayerSpec, PolarDiagonal, Scan
 from statewise.nn.coupling import BankCoupling
 from statewise.nn.modes import layer_modes
 from statewise.nn.poles import PolarDiagonalPoles
@@ -22,8 +23,48 @@ WORST = 1e-3
 """Largest error of a diagonal form relative to the system."""
 
 
-def written(reduced: Sequence[StateSpace | DiagonalForm], like: LTI) -> LTI:
-    """A layer that runs reduced systems, of the type, device and simulator of another one.
+class UnwritableError(ValueError):
+    """A reduced system that is no layer: not stable, or with no diagonal form near it."""
+
+
+class Place(NamedTuple):
+    """Where a layer stands, and how it runs there.
+
+    Attributes:
+        d_input: input channels.
+        d_output: output channels.
+        bank: whether each channel has a system of its own.
+        simulator: how sequences are run.
+        bias: the bias b, (d_output,), or None.
+        weight: a tensor of the type and on the device of the parameters.
+        training: whether the layer is in training.
+    """
+
+    d_input: int
+    d_output: int
+    bank: bool
+    simulator: Scan | FFT | Auto
+    bias: Tensor | None
+    weight: Tensor
+    training: bool
+
+    @classmethod
+    def of(cls, layer: Layer, *, bank: bool) -> Place:
+        """The place of a layer; one that is no LTI layer has neither simulator nor bias."""
+        lti = isinstance(layer, LTI)
+        return cls(
+            layer.d_input,
+            layer.d_output,
+            bank,
+            layer.simulator if lti else Auto(),
+            layer.bias if lti else None,
+            layer.coupling.B if lti else next(layer.parameters()),
+            layer.training,
+        )
+
+
+def written(reduced: Sequence[StateSpace | DiagonalForm], place: Place) -> LTI:
+    """A layer that runs reduced systems, in the place of another one.
 
     Poles are written as :class:`~statewise.nn.PolarDiagonal`, which holds every one inside the
     unit circle: of conjugate pairs one state is kept, real poles are single. The output of a layer
@@ -34,24 +75,24 @@ def written(reduced: Sequence[StateSpace | DiagonalForm], like: LTI) -> LTI:
 
     Args:
         reduced: the system, or one for each channel of a bank.
-        like: the layer that it replaces.
+        place: where the layer that it replaces stands.
 
     Raises:
-        ValueError: a system that is not stable, or of which no diagonal form is near.
+        UnwritableError: a system that is not stable, or of which no diagonal form is near.
     """
-    singles = [_single(system, like) for system in reduced]
+    dtype = place.weight.dtype
+    singles = [_single(system, dtype) for system in reduced]
     states = max(1, *(layer.d_state for layer in singles))
-    bank = isinstance(like.coupling, BankCoupling)
     made = LTI(
-        like.d_input,
-        like.d_output,
+        place.d_input,
+        place.d_output,
         states,
         poles=PolarDiagonal(),
-        coupling=Bank() if bank else Dense(),
-        simulator=like.simulator,
-        bias=like.bias is not None,
+        coupling=Bank() if place.bank else Dense(),
+        simulator=place.simulator,
+        bias=place.bias is not None,
     )
-    made.to(device=like.coupling.B.device, dtype=like.coupling.B.dtype)
+    made.to(device=place.weight.device, dtype=dtype)
     assert isinstance(made.poles, PolarDiagonalPoles)
     nu, theta, b, c, d = (
         torch.stack(p) for p in zip(*(_parts(s, states) for s in singles), strict=True)
@@ -60,13 +101,13 @@ def written(reduced: Sequence[StateSpace | DiagonalForm], like: LTI) -> LTI:
         made.poles.nu.copy_(nu.flatten())
         made.poles.theta.copy_(theta.flatten())
         # (H, N, 1, 2) and (H, 1, N, 2) for a bank; a dense layer is the only one of its list.
-        made.coupling.B.copy_(b.squeeze(2) if bank else b[0])
-        made.coupling.C.copy_(c.squeeze(1) if bank else c[0])
+        made.coupling.B.copy_(b.squeeze(2) if place.bank else b[0])
+        made.coupling.C.copy_(c.squeeze(1) if place.bank else c[0])
         assert made.D is not None
-        made.D.copy_(d.flatten() if bank else d[0])
-        if made.bias is not None and like.bias is not None:
-            made.bias.copy_(like.bias)
-    made.train(like.training)
+        made.D.copy_(d.flatten() if place.bank else d[0])
+        if made.bias is not None and place.bias is not None:
+            made.bias.copy_(place.bias)
+    made.train(place.training)
     return made
 
 
@@ -98,15 +139,14 @@ def _parts(layer: LTI, states: int) -> tuple[Tensor, ...]:
     )
 
 
-def _single(reduced: StateSpace | DiagonalForm, like: LTI) -> LTI:
+def _single(reduced: StateSpace | DiagonalForm, dtype: torch.dtype) -> LTI:
     """A dense layer of one system."""
-    dtype = like.coupling.B.dtype
     if isinstance(reduced, DiagonalForm):
         return _layer(reduced, dtype)
     if reduced.n_states:
         largest = torch.linalg.eigvals(reduced.A).abs().max().item()
         if not largest < 1:
-            raise ValueError(
+            raise UnwritableError(
                 f"a reduced system has a pole of modulus {largest:.9g}, outside the unit circle; "
                 f"another order or method is needed"
             )
@@ -124,7 +164,7 @@ def _single(reduced: StateSpace | DiagonalForm, like: LTI) -> LTI:
         if error <= least:
             best, least = layer, error
     if best is None:
-        raise ValueError(
+        raise UnwritableError(
             f"a reduced system of {reduced.n_states} states has no diagonal form: its eigenvectors "
             f"have condition {_condition(reduced):.3g}, and every perturbation of A that separates "
             f"them changes the system by more than {WORST:g} of its gain; another order or method "

@@ -18,6 +18,8 @@ from statewise.lti.state_space import StateSpace
 
 STEPS = 100
 EPS = float(np.finfo(np.float64).eps)
+NEAR = 1e-3
+"""Relative distance of an eigenvalue from the axis up to which the gain there is looked at."""
 
 
 class HInfinity(NamedTuple):
@@ -158,7 +160,8 @@ def _crossings(
     """Frequencies at which a singular value of G is ``level``, by the Hamiltonian, ascending.
 
     The second list also has those of eigenvalues that are off the axis by more than rounding, as
-    the two of a crossing that is nearly a touch may be.
+    the two of a crossing that is nearly a touch may be, and all on a flat peak of a gain that is
+    small beside the parts that cancel in it. Their gains are looked at, so one too many is no harm.
     """
     A, B, C, D = system.matrices
     if not system.n_states:
@@ -180,7 +183,7 @@ def _crossings(
     frequencies, distance = at.imag, np.abs(at.real)
     if one_sided:
         frequencies, distance = frequencies[at.imag >= 0], distance[at.imag >= 0]
-    near = frequencies[distance <= np.maximum(tight, 30 * math.sqrt(EPS) * np.abs(frequencies))]
+    near = frequencies[distance <= np.maximum(tight, NEAR * np.abs(frequencies))]
     return sorted(frequencies[distance <= tight].tolist()), sorted(near.tolist())
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from statewise.lti.diagonal_form import DiagonalForm
 from statewise.nn.contract import State, valid_steps
 from statewise.nn.recurrence import Recurrence
 from statewise.ops import diagonal_ssm
@@ -87,6 +88,14 @@ class EMA(Recurrence):
         u = u.to(a.dtype)
         state = a * state + b * u.unsqueeze(-1)
         return (c * state).sum(-1) + d * u, state
+
+    def modes(self) -> DiagonalForm:
+        """The channels as modes of the textbook form, (d_model, N), in the type of the states."""
+        q, push, c, d = self._coefficients()
+        direct = (c * push).sum(-1) + d
+        parts = (q, (q * push).unsqueeze(-1), c.unsqueeze(-2))
+        poles, later, read = (torch.complex(part, torch.zeros_like(part)) for part in parts)
+        return DiagonalForm(poles, later, read, direct[:, None, None], dt=1.0, half=True)
 
     def _coefficients(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """q, p β, γ/√N and ω."""

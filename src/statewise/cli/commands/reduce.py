@@ -99,6 +99,7 @@ def run(arguments: Sequence[str]) -> None:
             "parameters_before": found.parameters_before,
             "parameters_after": found.parameters_after,
             "blocks": list(found.blocks),
+            "untouched": list(found.untouched),
             "scores_before": _scores(model, parts),
             "scores_after": _scores(smaller, parts),
         }
@@ -194,6 +195,8 @@ def _show(numbers: dict[str, Any]) -> None:
         f"{100 * numbers['removed']:.0f} % of the states removed, {before} > {after} parameters",
         markup=False,
     )
+    if numbers["untouched"]:
+        console.print(f"as they were: {', '.join(numbers['untouched'])}", markup=False)
 
 
 def _change(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Any:
