@@ -55,6 +55,53 @@ def test_the_tables_say_order_poles_and_fit(run: Run, motor_csv: Path, tmp_path:
     assert max(map(len, outcome.out.split("model   ")[0].splitlines())) <= 80
 
 
+def test_subspace_models_say_how_sure_they_are(run: Run, motor_csv: Path, tmp_path: Path) -> None:
+    words = ["identify", "linear", motor_csv, *COLUMNS, "--dt", "0.1", "--method", "cva"]
+    outcome = run(*words, "--order", "2", "--out", tmp_path / "out")
+    assert "poles (standard errors: bootstrap, 50 simulated records)" in outcome.out
+    assert "90 % band" in outcome.out
+    assert max(map(len, outcome.out.split("model   ")[0].splitlines())) <= 80
+    found = json.loads((tmp_path / "out" / "identification.json").read_text())
+    assert found["uncertainty"] == "bootstrap, 50 simulated records"
+    assert all(value > 0 for value in found["pole_deviation"])
+    for tau, (low, high) in zip(found["time_constants"], found["time_constant_band"], strict=True):
+        assert low < tau < (high or np.inf)
+    response = found["response"]
+    gain, band = np.array(response["gain"]), np.array(response["gain_band"])
+    assert gain.shape == (200, 1, 2)
+    assert (band[..., 0] < gain).all()
+    assert (gain < band[..., 1]).all()
+    assert np.array(response["excited"]).shape == (200, 2)
+
+
+def test_inputs_that_never_move_are_told(run: Run, motor_csv: Path, tmp_path: Path) -> None:
+    rows = np.loadtxt(motor_csv, delimiter=",", skiprows=1)
+    rows[:, 0] = 5.0
+    still = write_csv(tmp_path / "still.csv", rows, "volt,load,speed")
+    words = ["identify", "linear", still, *COLUMNS, "--order", "1", "--method", "cva"]
+    outcome = run(*words, "--out", tmp_path / "out")
+    assert outcome.status == 0
+    assert outcome.err.count("warning: volt is constant in the training records: nothing") == 1
+    rows[:, 1] = 0.0
+    write_csv(tmp_path / "still.csv", rows, "volt,load,speed")
+    outcome = run(*words, "--out", tmp_path / "both")
+    assert "warning: volt and load are constant in the training records" in outcome.err
+    assert (tmp_path / "both" / "identification.png").exists()
+
+
+def test_an_unstable_model_is_told_to_have_no_bands(run: Run, tmp_path: Path) -> None:
+    x, rows = 0.01, np.random.default_rng(0).standard_normal((300, 2))
+    for row in rows:
+        row[1], x = x, 1.03 * x + row[0]
+    path = write_csv(tmp_path / "grows.csv", rows, "u,y")
+    words = ["identify", "linear", path, "--order", "1", "--method", "n4sid"]
+    outcome = run(*words, "--out", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    assert "no standard errors: the model is not stable (largest |pole| 1.03)" in outcome.err
+    assert "--radius 0.999 keeps poles" in outcome.err
+    assert "std. error" not in outcome.out
+
+
 @pytest.mark.parametrize("method", ["arx", "oe"])
 def test_polynomials_have_coefficients_with_errors(
     run: Run, motor_csv: Path, tmp_path: Path, method: str
@@ -101,6 +148,19 @@ def test_what_cannot_be_identified_is_a_sentence(run: Run, motor_csv: Path, tmp_
     rows = np.random.default_rng(0).standard_normal((12, 2))
     short = write_csv(tmp_path / "short.csv", rows, "u,y")
     assert run("identify", "linear", short, "--out", tmp_path / "out").status == 2
+
+
+def test_an_output_that_never_moves_has_no_gain_to_draw(
+    run: Run, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([rng.standard_normal(300), np.ones(300)])
+    still = write_csv(tmp_path / "still.csv", rows, "u,y")
+    outcome = run("identify", "linear", still, "--out", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    assert (tmp_path / "out" / "identification.png").exists()
+    assert "Warning" not in outcome.err
+    assert not recwarn.list
 
 
 def test_the_other_commands_take_the_model(run: Run, linear: Path, motor_csv: Path) -> None:

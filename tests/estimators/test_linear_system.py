@@ -13,7 +13,7 @@ from statewise._errors import DataError
 from statewise.data import Experiments
 from statewise.estimators import LinearSystem, reduce_states
 from statewise.estimators._innovation_form import GENEROUS, InnovationForm
-from statewise.estimators._linear_methods import METHODS, POLYNOMIAL
+from statewise.estimators._linear_found import METHODS, POLYNOMIAL
 
 A = np.array([[0.8, 0.3], [-0.3, 0.8]])
 B = np.array([[1.0], [0.5]])

@@ -41,7 +41,8 @@ def show(console: Console, found: Mapping[str, Any]) -> None:
     console.print()
     if len(found["singular_values"]) or found["order_scores"]:
         console.print(_orders(found))
-    console.print(pole_table(found, found["time_unit"]))
+    how = "" if found["uncertainty"] is None else f" (standard errors: {found['uncertainty']})"
+    console.print(pole_table(found, found["time_unit"], f"poles{how}"))
     if found["coefficients"]:
         console.print(_coefficients(found["coefficients"]))
     console.print(fit_table(found["scores"]))
@@ -67,7 +68,7 @@ def pole_table(found: Mapping[str, Any], unit: str, title: str = "poles") -> Tab
 
     Args:
         found: ``poles`` as {"re", "im"}, ``time_constants``, ``natural_frequencies``, ``damping``
-            and maybe ``pole_deviation``.
+            and maybe ``pole_deviation`` and ``time_constant_band``.
         unit: unit of time.
         title: stands above the table.
     """
@@ -75,7 +76,10 @@ def pole_table(found: Mapping[str, Any], unit: str, title: str = "poles") -> Tab
     deviation = found.get("pole_deviation", [math.nan] * len(re))
     known = any(value is not None and math.isfinite(value) for value in deviation)
     names = ["pole", *(["std. error"] if known else [])]
-    names += [f"time constant [{unit}]", f"frequency [rad/{unit}]", "damping"]
+    bands = found.get("time_constant_band", [])
+    banded = any(value is not None and math.isfinite(value) for pair in bands for value in pair)
+    names += [f"time constant [{unit}]", *([f"90 % band\n[{unit}]"] if banded else [])]
+    names += [f"frequency [rad/{unit}]", "damping"]
     rows = []
     for k in range(len(re)):
         if im[k] < 0:
@@ -83,11 +87,23 @@ def pole_table(found: Mapping[str, Any], unit: str, title: str = "poles") -> Tab
         pair = f" ± {number(float(im[k]))}i" if im[k] > 0 else ""
         row = [f"{number(float(re[k]))}{pair}"]
         row += [number(deviation[k])] if known else []
+        row.append(number(found["time_constants"][k]))
+        row += [_between(*bands[k])] if banded else []
         rows.append([*row, *(number(found[key][k]) for key in _MEANINGS)])
-    return table_of(title, names, _first(rows))
+    table = table_of(title, names, _first(rows))
+    # A number must not be broken where headers can.
+    table.columns[0].no_wrap = True
+    if banded:
+        table.columns[-3].no_wrap = True
+    return table
 
 
-_MEANINGS = ("time_constants", "natural_frequencies", "damping")
+def _between(low: float | None, high: float | None) -> str:
+    open_ended = high is None or not math.isfinite(high)
+    return f"{number(low)}–{'∞' if open_ended else number(high)}"
+
+
+_MEANINGS = ("natural_frequencies", "damping")
 
 
 def fit_table(scores: Sequence[Mapping[str, Any]]) -> Table:

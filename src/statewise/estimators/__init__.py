@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from statewise.estimators.fir import FIR
     from statewise.estimators.linear_start import LinearStart
     from statewise.estimators.linear_system import LinearSystem
+    from statewise.estimators.linear_uncertainty import LinearUncertainty, StillInputWarning
     from statewise.estimators.noise import ErrorModel
     from statewise.estimators.noise_model import NoiseModel
     from statewise.estimators.online import OnlineObserver
@@ -34,6 +35,7 @@ _LAZY = {
     "FIR": "fir",
     "LinearStart": "linear_start",
     "LinearSystem": "linear_system",
+    "LinearUncertainty": "linear_uncertainty",
     "NoiseModel": "noise_model",
     "OnlineObserver": "online",
     "OutputTransform": "transform",
@@ -42,6 +44,7 @@ _LAZY = {
     "SignedPower": "transform",
     "StateNoise": "state_noise",
     "StateObserver": "state_noise",
+    "StillInputWarning": "linear_uncertainty",
     "SystemIdentifier": "system_identifier",
     "reduce_states": "reduction",
 }
@@ -56,6 +59,7 @@ __all__ = [
     "ErrorObserver",
     "LinearStart",
     "LinearSystem",
+    "LinearUncertainty",
     "NoiseModel",
     "OnlineObserver",
     "OutputTransform",
@@ -63,6 +67,7 @@ __all__ = [
     "SignedPower",
     "StateNoise",
     "StateObserver",
+    "StillInputWarning",
     "SystemIdentifier",
     "reduce_states",
 ]

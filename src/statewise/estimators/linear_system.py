@@ -19,13 +19,13 @@ from statewise.data import Experiments, Normaliser, Record
 from statewise.estimators._equation import inputs_of
 from statewise.estimators._innovation_form import InnovationForm
 from statewise.estimators._inputs import as_arrays, as_experiments, check_even, gapless
-from statewise.estimators._linear_methods import (
-    CRITERIA,
-    LARGEST,
-    METHODS,
-    Settings,
-    constant_outputs,
-    identify,
+from statewise.estimators._linear_found import LARGEST, channel_of, checked, matched
+from statewise.estimators._linear_methods import constant_outputs, identify
+from statewise.estimators.linear_uncertainty import (
+    LinearUncertainty,
+    Source,
+    linear_uncertainty,
+    warn_of_still,
 )
 from statewise.estimators.noise_model import noise_from_dict
 from statewise.estimators.observed import Observed
@@ -80,11 +80,13 @@ class LinearSystem(Observed):
         innovation_covariance_: of e, (n_y, n_y), in units of the outputs squared.
         coefficients_: rows (name, value, standard error) of polynomials, in units of the data.
         poles_: eigenvalues of A, (n,), largest modulus first. stable_: all inside the circle.
-        pole_deviation_: standard deviation of each pole, NaN where the method gives none.
+        pole_deviation_: standard deviation of each pole, NaN where the method gives none; for
+            subspace models see :meth:`uncertainty`.
         omega_: frequencies of ``response_deviation_`` in radians per sample, (F,).
         response_deviation_: standard deviation of the response, (F, n_y, n_u), in output per input
             unit; empty where the method gives none.
         converged_, reason_: how an iteration ended.
+        still_inputs_: names of inputs that ``fit`` saw constant, and warned of.
     """
 
     order_: int
@@ -102,6 +104,9 @@ class LinearSystem(Observed):
     response_deviation_: Array
     converged_: bool
     reason_: str
+    still_inputs_: tuple[str, ...]
+    _source: Source | None
+    _uncertainty: dict[tuple[int, int], LinearUncertainty | None]
 
     def __init__(
         self,
@@ -140,10 +145,12 @@ class LinearSystem(Observed):
             DataError: records without a stretch of complete samples.
         """
         train = as_experiments(u, y)
-        settings = self._settings(train.n_y)
+        settings = checked(self, train.n_y)
         check_even(train, type(self).__name__)
         means = Normaliser.fit(train)
         stretches = gapless(means.transform(train))
+        inputs = tuple(u for u, _ in stretches)
+        self.still_inputs_ = warn_of_still(train.input_names, inputs)
         c = constant_outputs(stretches, settings)
         found = identify([(u, y - c) for u, y in stretches], settings)
         normaliser = dataclasses.replace(means, y_mean=means.y_mean + c * means.y_std)
@@ -164,19 +171,47 @@ class LinearSystem(Observed):
         self.coefficients_ = [
             (name, value * scale, error * scale)
             for name, value, error in found.coefficients
-            for scale in [out[0] / into[_channel(name)] if name.startswith("b") else 1.0]
+            for scale in [out[0] / into[channel_of(name)] if name.startswith("b") else 1.0]
         ]
-        self.pole_deviation_ = _matched(self.poles_, found.poles, found.pole_deviation)
+        self.pole_deviation_ = matched(self.poles_, found.poles, found.pole_deviation)
         self.omega_ = found.omega
         self.response_deviation_ = found.response_deviation * out[:, None] / into
         self.converged_, self.reason_ = found.converged, found.reason
         self.noise_ = None
+        self._source = Source(inputs, settings, found.subspace)
+        self._uncertainty = {}
         self._remember(train)
         self.scores_ = self.evaluate(train, split="train")
         self.scores_ += self.evaluate(train, 1, split="train")
         if valid is not None:
             self.scores_ += self.evaluate(valid, split="validation")
         return self
+
+    def uncertainty(self, replicates: int = 50, seed: int = 0) -> LinearUncertainty | None:
+        """How sure poles, time constants, gain and phase are.
+
+        Polynomials and refined models have an information matrix. For a subspace model the method,
+        with its horizon and order, identifies records that the model makes from the measured inputs
+        (:func:`statewise.lti.bootstrap`), which takes about as long as one identification. Neither
+        tells how sure the order is, nor what a linear model leaves out.
+
+        Args:
+            replicates: records of a bootstrap, 2 at least.
+            seed: of their innovations.
+
+        Returns:
+            The bands; None for a subspace model that was loaded or reduced, since the inputs that
+            it was identified from are not saved with it. The same arguments give the same object.
+
+        Raises:
+            NotFittedError: before ``fit``.
+            ValueError: a subspace model that is not stable, or a bootstrap of too few models.
+        """
+        self._check_fitted()
+        if (replicates, seed) not in self._uncertainty:
+            found = linear_uncertainty(self, self._source, replicates, seed)
+            self._uncertainty[replicates, seed] = found
+        return self._uncertainty[replicates, seed]
 
     # ---- the system ----
 
@@ -303,6 +338,7 @@ class LinearSystem(Observed):
         self.order_, self.how_, self.order_scores_ = int(kept["order"]), kept["how"], scores
         self.coefficients_ = [(str(k), float(v), float(e)) for k, v, e in kept["coefficients"]]
         self.noise_ = noise_from_dict(kept.get("noise"))
+        self._source, self._uncertainty, self.still_inputs_ = None, {}, ()
         self.converged_, self.reason_ = bool(kept["converged"]), str(kept["reason"])
 
     # ---- around it ----
@@ -356,52 +392,6 @@ class LinearSystem(Observed):
             y = states @ self.matrices_["C"].T + u @ self.matrices_["D"].T
         return self.normaliser_.inverse_y(y)
 
-    def _settings(self, n_y: int) -> Settings:
-        """Refuse what no method can do."""
-        if self.method not in METHODS:
-            raise ValueError(f"method is one of {', '.join(METHODS)}; given {self.method!r}")
-        if self.criterion is not None and self.method == "auto":
-            raise ValueError(
-                f'criterion is {self.criterion!r}; method "auto" chooses the order by simulations '
-                f"of samples that were held out, and takes none"
-            )
-        if self.criterion not in (None, *CRITERIA):
-            raise ValueError(f"criterion is one of {', '.join(CRITERIA)}; given {self.criterion!r}")
-        for name in ("order", "largest_order", "horizon"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name} is a whole number of at least 1; given {value!r}")
-        state_space = self.method not in ("arx", "armax", "oe", "bj")
-        if self.delay < 0 or (state_space and self.delay > 1):
-            bound = "0 or 1 with a state-space method" if state_space else "0 or more"
-            raise ValueError(f"delay is {bound}; given {self.delay}")
-        if self.radius is not None and not 0 < self.radius < 1:
-            raise ValueError(f"radius is between 0 and 1; given {self.radius}")
-        if not state_space and n_y > 1:
-            raise ValueError(
-                f"{self.method} is for one output, the records have {n_y}; a subspace method or "
-                '"refine" takes several'
-            )
-        names = [field.name for field in dataclasses.fields(Settings)]
-        return Settings(**{name: getattr(self, name) for name in names})
-
     def _check_experiments(self, experiments: Experiments, *, outputs: bool = True) -> None:
         super()._check_experiments(experiments, outputs=outputs)
         check_even(experiments, type(self).__name__, dt=self.dt_, time_unit=self.time_unit_)
-
-
-def _channel(name: str) -> int:
-    """The input of a coefficient such as b2[0]; that of b[0] is the first."""
-    number = name[1:].partition("[")[0]
-    return int(number) - 1 if number else 0
-
-
-def _matched(poles: Any, found: Any, deviation: Array) -> Array:
-    """The deviation of the nearest pole that has one; NaN where none is near."""
-    result = np.full(len(poles), np.nan)
-    if len(deviation):
-        gap = np.abs(poles[:, None] - found[None])
-        near = gap.argmin(1)
-        there = gap[np.arange(len(poles)), near] <= 1e-6 * (1 + np.abs(poles))
-        result[there] = deviation[near[there]]
-    return result

@@ -212,6 +212,7 @@ def _with(estimator: LinearSystem, system: StateSpace, method: ReductionMethod) 
     smaller.how_ = f"reduced from {full} states by {type(method).__name__}"
     smaller.order_scores_, smaller.coefficients_ = {}, []
     smaller.noise_ = None
+    smaller._source, smaller._uncertainty = None, {}
     smaller.singular_values_, smaller.omega_ = np.zeros(0), np.zeros(0)
     smaller.pole_deviation_ = np.full(n, math.nan)
     smaller.response_deviation_ = np.zeros((0, p, m))

@@ -25,6 +25,8 @@ from statewise.lti.subspace import PIECE, SubspaceResult
 LEAST = 1e-3
 # Of the records that are made, at least this part must give a model.
 USABLE = 0.5
+# Apart from data that were made with the same seed, whose inputs innovations must not repeat.
+STREAM = 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,8 +111,12 @@ def bootstrap(
     if isinstance(replicates, bool) or not isinstance(replicates, int) or replicates < 2:
         raise ValueError(f"replicates is a whole number of at least 2; given {replicates!r}")
     inputs = _inputs(found, u, lengths)
-    made = _made(found, inputs, replicates, np.random.default_rng(seed))
-    systems = _identified(found, inputs, made, direct, stability)
+    rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng((seed, STREAM))
+    made = _made(found, inputs, replicates, rng)
+    try:
+        systems = _identified(found, inputs, made, direct, stability)
+    except RuntimeError as error:
+        raise ValueError(f"the records that the model made give no models: {error}") from error
     sound = torch.stack([M.isfinite().flatten(1).all(1) for M in systems]).all(0)
     if sound.sum() < max(2, USABLE * replicates):
         raise ValueError(
@@ -185,6 +191,8 @@ def _identified(
     u = [part.expand(count, *part.shape).contiguous() for part in inputs]
     records = scaled(u, outputs)
     order = found.order
+    # Unstable ones among them are fitted to predictions, as identify does of itself.
+    focus = None if found.focus == "simulation" else found.focus
     layout = layout_of(records, found.horizon, order, direct)
     step = max(1, PIECE // sum(records.lengths))
     pieces = []
@@ -194,7 +202,7 @@ def _identified(
         gram = None if lanes is None else partial(window_gram, lanes, layout)
         R = triangular_factor(part, layout, "auto", gram)
         decomposed = decompose(R, layout, found.weighting)
-        pieces.append(estimate(decomposed, part, order, found.focus, stability, lanes).matrices)
+        pieces.append(estimate(decomposed, part, order, focus, stability, lanes).matrices)
     return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
 
 

@@ -17,7 +17,7 @@ from statewise.cli.source import Columns, Split
 if TYPE_CHECKING:
     from statewise.data import Experiments, Task
     from statewise.data.metrics import Score
-    from statewise.estimators import LinearSystem
+    from statewise.estimators import LinearSystem, LinearUncertainty
 
 SUMMARY = """\
 Identify a linear state-space model, in seconds.
@@ -90,7 +90,8 @@ def run(arguments: Sequence[str]) -> None:
     check_folder(out, force=options.force, own=OWN)
     task = load_task(options.data, options.columns, options.split, washout=WASHOUT, valid=0.2)
     model, parts = identified(options, order, task)
-    found = numbers(model, options.data)
+    bands = uncertainty(model)
+    found = numbers(model, options.data, bands)
     settings = {
         "data": options.data,
         "file": "" if named else Path(options.data).expanduser().resolve().as_posix(),
@@ -105,9 +106,9 @@ def run(arguments: Sequence[str]) -> None:
 
     with result_folder(out, force=options.force, own=OWN) as folder:
         model.save(folder / "model")
-        write_json(found, folder / "identification.json")
+        write_json({**found, "response": responses(bands)}, folder / "identification.json")
         write_json(note, folder / "run.json")
-        save_figure(draw(model, parts), folder / "identification.png")
+        save_figure(draw(model, parts, bands), folder / "identification.png")
     where = {"out": out, "model_folder": Path(out) / "model"}
     if options.json:
         print_json({"command": "identify linear", **where, **found})
@@ -127,8 +128,11 @@ def identified(
     Raises:
         UsageError: settings that do not suit the data.
     """
+    import warnings
+
     from statewise.cli.results import with_context
-    from statewise.estimators import LinearSystem
+    from statewise.estimators import LinearSystem, StillInputWarning
+    from statewise.estimators.linear_uncertainty import said_of_still
     from statewise.estimators.observed import fit_quietly
 
     model = LinearSystem(
@@ -141,7 +145,11 @@ def identified(
     )
     say(f"identifying on {task.train.n_samples} samples by {options.method}")
     try:
-        model.fit(task.train)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", StillInputWarning)
+            model.fit(task.train)
+        if model.still_inputs_:
+            say(f"warning: {said_of_still(model.still_inputs_)}")
         model.noise_ = fit_quietly(model, task.train, task.valid)
     except ValueError as error:
         said = str(error).replace("largest_order", "--largest-order").replace("radius", "--radius")
@@ -160,7 +168,24 @@ def identified(
     return model, parts
 
 
-def numbers(model: LinearSystem, data: str) -> dict[str, Any]:
+def uncertainty(model: LinearSystem) -> LinearUncertainty | None:
+    """The bands of the model, or None and a word on why there are none."""
+    try:
+        return model.uncertainty()
+    except ValueError as error:
+        say(f"no standard errors: {str(error).replace('stability=', '--radius ')}")
+        return None
+
+
+def responses(bands: LinearUncertainty | None) -> dict[str, Any] | None:
+    """Gain and phase with their bands, axes (frequency, output, input), JSON-ready."""
+    if bands is None:
+        return None
+    names = ("omega", "gain", "gain_band", "phase", "phase_band", "response_deviation", "excited")
+    return {"how": bands.how, "width": bands.width} | {name: getattr(bands, name) for name in names}
+
+
+def numbers(model: LinearSystem, data: str, bands: LinearUncertainty | None) -> dict[str, Any]:
     """Every number that identification found, JSON-ready but for complex ones."""
     from statewise.cli.results import plain
 
@@ -181,8 +206,10 @@ def numbers(model: LinearSystem, data: str) -> dict[str, Any]:
             "dt": model.dt_,
             "time_unit": model.time_unit_ if model.dt_ is not None else "samples",
             "poles": model.poles_,
-            "pole_deviation": model.pole_deviation_,
+            "uncertainty": None if bands is None else bands.how,
+            "pole_deviation": model.pole_deviation_ if bands is None else bands.pole_deviation,
             "time_constants": model.time_constants_,
+            "time_constant_band": [] if bands is None else bands.time_constant_band,
             "natural_frequencies": abs(_logarithm(model.poles_)) / (model.dt_ or 1.0),
             "damping": model.damping_,
             "coefficients": [
