@@ -38,6 +38,11 @@ def _randn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
+def _cell(a: Tensor) -> ops.Cell:
+    """tanh(a h + u), every channel for itself."""
+    return ops.Cell(lambda h, u: torch.tanh(a * h + u), size=len(a), structure=ops.Diagonal())
+
+
 def _problem(op: str, length: int, channels: int, unit: int) -> Problem:
     """One sequence through one operator; widths as its layers have them."""
     wide, narrow = length * channels * unit, length * STATES * unit
@@ -91,6 +96,17 @@ def _problem(op: str, length: int, channels: int, unit: int) -> Problem:
             lambda x: ops.para_gru(x["pre"], x["a"])[0],
             (4 * wide, 10 * wide),
         ),
+        "para_lstm": (
+            {"pre": _randn(1, length, 3, channels), "a": 0.3 * _randn(3, channels),
+             "w": 0.3 * _randn(2, channels)},
+            lambda x: ops.para_lstm(x["pre"], x["a"], x["w"])[0],
+            (4 * wide, 10 * wide),
+        ),
+        "newton_scan": (
+            {"u": u, "a": 0.5 * torch.ones(channels)},
+            lambda x: ops.newton_scan(_cell(x["a"]), x["u"]).h,
+            (2 * wide, 5 * wide),
+        ),
         "scan2d": (
             {"b1": _randn(1, length, 8, channels // 8), "b2": _randn(1, length, 8, channels // 8),
              "a": torch.full((1, length, 8, channels // 8), 0.45)},
@@ -133,7 +149,8 @@ def _problem(op: str, length: int, channels: int, unit: int) -> Problem:
 
 OPERATORS = (
     "linear_scan", "block_scan", "diagonal_ssm", "selective_scan", "ssd", "causal_conv1d",
-    "fft_conv", "vandermonde_kernel", "cauchy_kernel", "companion_kernel", "para_gru", "scan2d",
+    "fft_conv", "vandermonde_kernel", "cauchy_kernel", "companion_kernel", "para_gru",
+    "para_lstm", "newton_scan", "scan2d",
 )  # fmt: skip
 
 

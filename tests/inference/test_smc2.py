@@ -277,6 +277,19 @@ def test_a_seed_gives_the_same_and_leaves_the_callers_numbers():
     assert set(runs[0].sample().flatten().tolist()) <= set(runs[0].theta.flatten().tolist())
 
 
+def test_what_is_behind_an_end_counts_as_missing():
+    y = data(B=2)
+    shorter = y.clone()
+    shorter[1, 4:] = torch.nan
+    options = {"thetas": 20, "particles": 30, "seed": 3}
+    found = smc2(decay, PRIOR, y, lengths=[6, 4], **options)
+    again = smc2(decay, PRIOR, shorter, **options)
+    assert torch.equal(found.log_evidence, again.log_evidence)
+    assert not torch.equal(found.log_evidence, smc2(decay, PRIOR, y, **options).log_evidence)
+    with pytest.raises(ValueError, match="from 0 to the 6 steps"):
+        smc2(decay, PRIOR, y, lengths=[6, 7], **options)
+
+
 def test_what_no_theta_can_have_given_is_minus_infinity():
     def boxed(theta):
         return StateSpaceModel(

@@ -13,6 +13,7 @@ from torch import Tensor
 from statewise.inference.chain_diagnostics import named
 from statewise.inference.conditional import Series
 from statewise.inference.evidence_error import relative_variance
+from statewise.inference.linear_gaussian import ends_of
 from statewise.inference.particle import Bootstrap, particle_filter, seeded
 from statewise.inference.particle_metropolis import RandomWalk
 from statewise.inference.particle_step import Cloud, advance
@@ -301,7 +302,9 @@ class SMC2:
         )
 
 
-def smc2(model: ModelOf, prior: Prior, y: Any, u: Any = None, **options: Any) -> SMC2Result:
+def smc2(
+    model: ModelOf, prior: Prior, y: Any, u: Any = None, *, lengths: Any = None, **options: Any
+) -> SMC2Result:
     """The posterior of parameters and the evidence of a model by SMC², one pass over the data.
 
     Args:
@@ -309,6 +312,7 @@ def smc2(model: ModelOf, prior: Prior, y: Any, u: Any = None, **options: Any) ->
         prior: as for :func:`pmmh`.
         y: observations (S, T, p) of series that share θ; NaN where nothing is observed.
         u: inputs (S, T, m), or None.
+        lengths: steps of each series, (S,); None for all.
         options: of :class:`SMC2`.
 
     Raises:
@@ -322,6 +326,10 @@ def smc2(model: ModelOf, prior: Prior, y: Any, u: Any = None, **options: Any) ->
     u = None if u is None else torch.as_tensor(u)
     if u is not None and (u.dim() != 3 or u.shape[:2] != y.shape[:2]):
         raise ValueError(f"u has shape {tuple(u.shape)}; y of shape {tuple(y.shape)} needs (S, T)")
+    if lengths is not None:
+        y = y if y.is_floating_point() else y.double()
+        behind = torch.arange(y.shape[1], device=y.device) >= ends_of(lengths, y).unsqueeze(1)
+        y = y.masked_fill(behind.unsqueeze(-1), torch.nan)
     run = SMC2(model, prior, **options)
     for t in range(y.shape[1]):
         run.update(y[:, t], None if u is None else u[:, t])
